@@ -1,0 +1,38 @@
+"""Alone: what a client reaches without any exchange, the baseline that question 2 needs.
+
+    round    train     every client trains on its private data from its own weights
+             evaluate  every client's model on the private test set
+
+Objects in the Store: CLIENT/data  CLIENT/R/weights.
+"""
+
+from kdlib import client as c
+from kdlib.experiment import Alone
+from kdlib.invoke import Stage
+from kdlib.store import Store
+
+
+def workflow(experiment: Alone):
+    """The Stages of a run, in order."""
+    for round in range(1, experiment.rounds + 1):
+        yield Stage("train", experiment.client_names, round)
+        yield Stage("evaluate", experiment.client_names, round)
+
+
+def train(experiment: Alone, store: Store, round: int, client: str) -> dict[str, float]:
+    """Local epochs by cross-entropy from where the client stood."""
+    if round == 1:
+        model = c.start(experiment, client)
+    else:
+        model = c.load(experiment, store, client, f"{client}/{round - 1:03}/weights")
+    metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
+    c.save(store, f"{client}/{round:03}/weights", model)
+    return metrics
+
+
+def evaluate(experiment: Alone, store: Store, round: int, client: str) -> dict[str, float]:
+    """The client's model on the private test set."""
+    return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
+
+
+HANDLERS = {"train": train, "evaluate": evaluate}

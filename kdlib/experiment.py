@@ -1,0 +1,240 @@
+"""Everything that decides a run's result, in one frozen, validated value."""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from kdlib.errors import KdlibError
+from kdlib.task import Task, load_task, one_line
+
+Count = Annotated[int, Field(ge=1)]
+Cap = Annotated[int, Field(ge=1)] | None
+Rate = Annotated[float, Field(gt=0, le=1)]
+Architecture = Annotated[str, Field(pattern=r"^cnn(2-\d+-\d+|3-\d+-\d+-\d+|4-\d+-\d+-\d+-\d+)$")]
+
+# The original FedMD's zoo for two and three layers; the 4-layer models are ours (PAPER: Models).
+ZOO = (
+    "cnn2-128-256",
+    "cnn2-128-512",
+    "cnn3-64-128-256",
+    "cnn3-128-192-256",
+    "cnn4-64-64-64-256",
+    "cnn4-128-192-256-256",
+)
+
+
+class Experiment(BaseModel):
+    """What every strategy needs. The defaults are the paper's numbers (PAPER: Tasks, Models).
+
+    alpha: concentration of the Dirichlet law; small is far from IID.
+    seed: the one source of every random number of the run.
+    architectures: `cnnL-n1-..-nL`, the filters of each convolution; client i has architecture i mod their number.
+    width: factor on every number of filters.
+    samples: private training items of a client at most; None takes all there are.
+    test_items: private test items that an evaluation uses at most; None takes all.
+    batch, learning_rate: of training on private data (Adam).
+    batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
+    threads: torch threads of one Step. They decide the last bits, so they belong here; so do device and precision.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    alpha: Annotated[float, Field(gt=0, le=1e6)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    clients: Annotated[int, Field(ge=1, le=10_000)] = 100
+    rounds: Annotated[int, Field(ge=1, le=999)] = 20
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ZOO
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
+    samples: Cap = None
+    test_items: Cap = None
+    batch: Count = 32
+    learning_rate: Rate = 1e-3
+    batch_norm_momentum: Rate = 0.01
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Literal["cpu"] = "cpu"
+    precision: Literal["fp32"] = "fp32"
+
+    labelled_public: ClassVar[bool] = False
+
+    @field_validator("architectures")
+    @classmethod
+    def _distinct(cls, architectures):
+        if len(set(architectures)) != len(architectures):
+            raise ValueError(f"an architecture is named twice: {', '.join(architectures)}")
+        return architectures
+
+    @model_validator(mode="after")
+    def _every_architecture_has_a_client(self):
+        if self.clients < len(self.architectures):
+            raise ValueError(f"{self.clients} clients cannot have {len(self.architectures)} architectures; "
+                             f"allowed: clients of at least {len(self.architectures)}, or fewer architectures")
+        return self
+
+    @property
+    def client_names(self) -> tuple[str, ...]:
+        """client-0000, client-0001 ..., in the order that every sum over clients follows."""
+        return tuple(f"client-{index:04}" for index in range(self.clients))
+
+    @property
+    def classes(self) -> int:
+        """Size of the model's output: private classes, and public ones where the strategy learns them."""
+        return len(self.task.private.classes) + self.labelled_public * len(self.task.public.classes)
+
+    def architecture_of(self, subject: str) -> str:
+        """The architecture of a client (round-robin over the architectures), or the subject itself if it is one."""
+        if subject in self.architectures:
+            return subject
+        return self.architectures[int(subject.removeprefix("client-")) % len(self.architectures)]
+
+    def entropy(self, round: int, subject: str, purpose: str) -> int:
+        """63 bits that depend on (seed, round, subject, purpose) alone: never on the order, the worker or the key."""
+        name = f"{self.seed}/{round}/{subject}/{purpose}".encode()
+        return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
+
+    def rng(self, round: int, subject: str, purpose: str) -> np.random.Generator:
+        """NumPy's generator for one purpose; see `entropy`."""
+        return np.random.default_rng(self.entropy(round, subject, purpose))
+
+    def key(self, data_hashes: Mapping[str, str]) -> str:
+        """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included."""
+        text = json.dumps([self.model_dump(mode="json", exclude={"task": {"about"}}), dict(data_hashes)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FedMD(Experiment):
+    """FedMD (PAPER: FedMD, serverless).
+
+    public_items: public training items at most; alignment_items: how many of them a round's sample has.
+    pretrain_*: public transfer learning; transfer_*: private transfer learning. patience counts epochs without a gain
+    of min_delta in validation loss. digest_*, revisit_epochs: a round's two fits.
+    transfer, alignment: `lost` and `permuted` bring back the artefact's faults (PAPER: The artefact's faults).
+    """
+
+    strategy: Literal["fedmd"] = "fedmd"
+    public_items: Cap = None
+    alignment_items: Count = 5000
+    pretrain_epochs: Count = 20
+    pretrain_batch: Count = 128
+    pretrain_patience: Count = 8
+    transfer_epochs: Count = 25
+    transfer_patience: Count = 10
+    min_delta: Annotated[float, Field(ge=0)] = 1e-3
+    digest_epochs: Count = 1
+    digest_batch: Count = 256
+    revisit_epochs: Count = 2
+    transfer: Literal["used", "lost"] = "used"
+    alignment: Literal["aligned", "permuted"] = "aligned"
+
+    labelled_public: ClassVar[bool] = True
+
+
+class Alone(Experiment):
+    """Baseline: every client trains on its own data; nothing is exchanged."""
+
+    strategy: Literal["alone"] = "alone"
+    local_epochs: Count = 5
+
+
+class FedAvg(Experiment):
+    """Baseline: clients of one architecture share parameters, architectures share nothing (McMahan et al., 2017).
+
+    clients_per_round: how many are called, every architecture among them. local_epochs: of each on its private data.
+    """
+
+    strategy: Literal["fedavg"] = "fedavg"
+    clients_per_round: Count = 20
+    local_epochs: Count = 5
+
+    @model_validator(mode="after")
+    def _every_architecture_is_served(self):
+        least, most = len(self.architectures), self.clients
+        if not least <= self.clients_per_round <= most:
+            raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
+                             f"architecture) to {most} (all clients)")
+        return self
+
+
+class FedDF(FedAvg):
+    """FedDF (PAPER: FedDF, serverless): FedAvg per architecture, then distillation from all clients' mean.
+
+    public_items: public items at most, unlabelled; alignment_items: how many of them teach in a round.
+    distil_batches: of distil_batch images at most; score_every batches the student is scored on the validation data,
+    validation_items of them at most; patience counts scores without a gain.
+    kl: `reverse` brings back the artefact's fault (PAPER: The artefact's faults).
+    """
+
+    strategy: Literal["feddf"] = "feddf"
+    public_items: Cap = None
+    alignment_items: Count = 5000
+    validation_items: Cap = None
+    distil_batch: Count = 128
+    distil_batches: Count = 1000
+    score_every: Count = 50
+    patience: Count = 5
+    kl: Literal["forward", "reverse"] = "forward"
+
+
+STRATEGIES: dict[str, type[Experiment]] = {"fedmd": FedMD, "feddf": FedDF, "alone": Alone, "fedavg": FedAvg}
+
+# Changes to the defaults; a strategy takes those that it has.
+PROFILES: dict[str, dict] = {
+    "paper": {},
+    "laptop": {
+        "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
+        "batch_norm_momentum": 0.1, "test_items": 2000, "validation_items": 500,
+        "public_items": 4000, "alignment_items": 1000, "pretrain_epochs": 5, "transfer_epochs": 8,
+        "local_epochs": 2, "distil_batches": 50, "score_every": 10, "patience": 3,
+    },
+    "smoke": {
+        "architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256"),
+        "clients": 6, "clients_per_round": 6, "samples": 100, "rounds": 3, "width": 0.0625,
+        "batch_norm_momentum": 0.1, "test_items": 500, "validation_items": 100,
+        "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
+        "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
+    },
+}  # fmt: skip
+
+
+def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0, profile: str = "laptop",
+                    **settings) -> Experiment:
+    """An Experiment from a profile and the settings that differ from it.
+
+    task: a built-in name, a path of a .toml file, or a Task. Raises KdlibError, in one line that says what is allowed,
+    for an unknown strategy, profile or setting, and for values that no run could have.
+    """
+    kind = _choose("strategy", strategy, STRATEGIES)
+    defaults = {name: value for name, value in _choose("profile", profile, PROFILES).items()
+                if name in kind.model_fields}
+    own = sorted(set(kind.model_fields) - {"strategy", "task", "alpha", "seed"})
+    for name in settings:
+        if name not in own:
+            close = difflib.get_close_matches(name, own, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise KdlibError(f"unknown setting '{name}' for {strategy}{hint}; allowed: {', '.join(own)}")
+    try:
+        return kind(task=task if isinstance(task, Task) else load_task(task), alpha=alpha, seed=seed,
+                    **{**defaults, **settings})
+    except ValidationError as error:
+        raise KdlibError(one_line(error)) from error
+
+
+def from_json(text: str) -> Experiment:
+    """The Experiment that `model_dump_json` wrote. Raises KdlibError where the text is none."""
+    try:
+        return TypeAdapter(Annotated[FedMD | FedDF | Alone | FedAvg, Field(discriminator="strategy")]).validate_json(text)
+    except ValidationError as error:
+        raise KdlibError(f"not an experiment: {one_line(error)}") from error
+
+
+def _choose(what, name, allowed):
+    if name not in allowed:
+        close = difflib.get_close_matches(str(name), allowed, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise KdlibError(f"unknown {what} '{name}'{hint}; allowed: {', '.join(allowed)}")
+    return allowed[name]

@@ -1,0 +1,66 @@
+"""FedAvg per architecture: the half of FedDF without a teacher, and the baseline that question 2 needs.
+
+    round    train     the round's clients train on private data from their architecture's current weights
+             average   per architecture, the clients' weights are averaged by their number of samples
+             evaluate  every architecture's averaged model on the private test set
+
+Objects in the Store: CLIENT/data  CLIENT/R/weights  public/R/ARCHITECTURE (McMahan et al., 2017).
+"""
+
+import torch
+from torch import Tensor
+
+from kdlib import client as c
+from kdlib.experiment import FedAvg
+from kdlib.invoke import Stage
+from kdlib.models import CNN
+from kdlib.selection import round_robin
+from kdlib.store import Store
+
+
+def workflow(experiment: FedAvg):
+    """The Stages of a run, in order; the round's clients take turns."""
+    for round in range(1, experiment.rounds + 1):
+        yield Stage("train", round_robin(experiment, round), round)
+        yield Stage("average", experiment.architectures, round)
+        yield Stage("evaluate", experiment.architectures, round)
+
+
+def train(experiment: FedAvg, store: Store, round: int, client: str) -> dict[str, float]:
+    """Local epochs by cross-entropy from the architecture's current weights."""
+    _, metrics = train_locally(experiment, store, round, client)
+    return metrics
+
+
+def average(experiment: FedAvg, store: Store, round: int, architecture: str) -> dict[str, float]:
+    """w = sum_c n_c w_c / sum_c n_c over this round's clients of the architecture."""
+    clients = [name for name in round_robin(experiment, round) if experiment.architecture_of(name) == architecture]
+    store.put(f"public/{round:03}/{architecture}", averaged(store, round, clients))
+    return {"clients": len(clients)}
+
+
+def evaluate(experiment: FedAvg, store: Store, round: int, architecture: str) -> dict[str, float]:
+    """The architecture's server model on the private test set."""
+    return c.evaluate(experiment, store, architecture, f"public/{round:03}/{architecture}")
+
+
+HANDLERS = {"train": train, "average": average, "evaluate": evaluate}
+
+
+def train_locally(experiment: FedAvg, store: Store, round: int, client: str) -> tuple[CNN, dict[str, float]]:
+    """A client's part of a round; the trained model is returned and stored with its number of samples."""
+    if round == 1:
+        model = c.start(experiment, client)
+    else:
+        model = c.load(experiment, store, client, f"public/{round - 1:03}/{experiment.architecture_of(client)}")
+    metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
+    c.save(store, f"{client}/{round:03}/weights", model)
+    store.put(f"{client}/{round:03}/samples", {"samples": torch.tensor(metrics["items"])})
+    return model, metrics
+
+
+def averaged(store: Store, round: int, clients: list[str]) -> dict[str, Tensor]:
+    """The clients' weights, batch-norm statistics among them, averaged by their number of samples."""
+    weights = [store.get(f"{client}/{round:03}/weights") for client in clients]
+    samples = [int(store.get(f"{client}/{round:03}/samples")["samples"]) for client in clients]
+    return {name: c.mean([of_client[name] for of_client in weights], samples) for name in weights[0]}

@@ -1,0 +1,41 @@
+"""What of a machine may decide a run's last bits, or explains its times."""
+
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "kdlib")
+
+
+def machine() -> dict:
+    """cpu (name), flags (its instruction sets), cores, memory (GiB), python, and the packages' versions."""
+    facts = dict(line.split(":", 1) for line in _lines("/proc/cpuinfo") if ":" in line)
+    cpu = {name.strip(): value.strip() for name, value in facts.items()}
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "cpu": cpu.get("model name") or platform.processor() or platform.machine(),
+        "flags": sorted(flag for flag in cpu.get("flags", "").split() if flag.startswith(("avx", "amx", "fma"))),
+        "cores": os.cpu_count(),
+        "memory": round(pages / 2**30),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        **{name: version(name).partition("+")[0] for name in PACKAGES},
+    }
+
+
+def difference(before: dict) -> str:
+    """What of `before`, an earlier `machine()`, is other here and can change bytes; empty where nothing is."""
+    now = machine()
+    return ", ".join(f"{name} {before.get(name)} there, {now[name]} here" for name in now
+                     if name not in ("cores", "memory", "cpu", "kdlib") and before.get(name) != now[name])
+
+
+def hardware() -> str:
+    """One line for a caption or an index."""
+    here = machine()
+    return f"{here['cpu']}, {here['cores']} cores, {here['memory']} GiB"
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []

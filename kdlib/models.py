@@ -1,0 +1,116 @@
+"""The zoo: CNNs of two, three and four layers (PAPER: Models), with Keras's conventions in PyTorch.
+
+Those conventions: padding 'same' puts the odd pixel after the image, the average pool leaves padding out of its mean,
+batch norm has eps 1e-3, weights start Glorot-uniform and biases at zero.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.errors import KdlibError
+
+PENALTY = 1e-3
+DROPOUT = 0.2
+
+
+class Pool(NamedTuple):
+    """An average pool of 2 x 2."""
+
+    stride: int
+    padding: str
+
+
+class Block(NamedTuple):
+    """A convolution with batch norm, ReLU and dropout, then perhaps a pool."""
+
+    kernel: int
+    stride: int
+    padding: str
+    pool: Pool | None = None
+
+
+BLOCKS: dict[str, tuple[Block, ...]] = {
+    "cnn2": (
+        Block(3, 1, "same", Pool(1, "same")),
+        Block(3, 2, "valid"),
+    ),
+    "cnn3": (
+        Block(3, 1, "same", Pool(1, "same")),
+        Block(2, 2, "valid", Pool(2, "valid")),
+        Block(3, 2, "valid"),
+    ),
+    "cnn4": (
+        Block(3, 1, "same", Pool(1, "same")),
+        Block(2, 2, "same", Pool(2, "same")),
+        Block(2, 2, "same", Pool(2, "same")),
+        Block(3, 2, "same"),
+    ),
+}
+
+
+class CNN(nn.Module):
+    """Blocks, then a linear layer without bias.
+
+    forward: float32 (N, C, H, W) in 0-1 -> logits float32 (N, classes).
+    """
+
+    def __init__(self, blocks: list[nn.Module], features: int, classes: int):
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.linear = nn.Linear(features, classes, bias=False)
+        self.apply(_keras_start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.blocks(x).flatten(1))
+
+    def penalty(self) -> Tensor:
+        """1e-3 x the sum of the last layer's squared weights, a part of every loss (PAPER: Models)."""
+        return PENALTY * self.linear.weight.square().sum()
+
+
+def build(architecture: str, image: tuple[int, int, int], classes: int, width: float = 1.0,
+          batch_norm_momentum: float = 0.01) -> CNN:
+    """The CNN `cnnL-n1-..-nL` with n filters a layer times `width`, for images of (channels, height, width).
+
+    Weights come from torch's global generator. Raises KdlibError where the image is too small for the blocks.
+    """
+    kind, *filters = architecture.split("-")
+    channels, *size = image
+    layers: list[nn.Module] = []
+    for block, number in zip(BLOCKS[kind], filters, strict=True):
+        out = max(1, round(int(number) * width))
+        pad, size = _window(architecture, image, size, block.kernel, block.stride, block.padding)
+        layers += [*_pad(pad, nn.ZeroPad2d), nn.Conv2d(channels, out, block.kernel, block.stride),
+                   nn.BatchNorm2d(out, eps=1e-3, momentum=batch_norm_momentum), nn.ReLU(), nn.Dropout(DROPOUT)]
+        if block.pool:
+            pad, size = _window(architecture, image, size, 2, block.pool.stride, block.pool.padding)
+            # Repeating the edge gives, for a window of two, the mean that leaves padding out.
+            layers += [*_pad(pad, nn.ReplicationPad2d), nn.AvgPool2d(2, block.pool.stride)]
+        channels = out
+    model = CNN(layers, channels * size[0] * size[1], classes)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _window(architecture, image, size, kernel, stride, padding):
+    """Padding (left, right, top, bottom) and the output's (height, width), by TensorFlow's rule."""
+    if padding == "valid":
+        if min(size) < kernel:
+            raise KdlibError(f"{architecture} cannot take images of {image[1]} x {image[2]}: a {kernel} x {kernel} window "
+                             f"meets {size[0]} x {size[1]}; allowed: larger images, or an architecture of fewer layers")
+        return (0, 0, 0, 0), [(n - kernel) // stride + 1 for n in size]
+    out = [-(-n // stride) for n in size]
+    top, left = (max((o - 1) * stride + kernel - n, 0) for o, n in zip(out, size, strict=True))
+    return (left // 2, left - left // 2, top // 2, top - top // 2), out
+
+
+def _pad(pad, layer) -> list[nn.Module]:
+    return [layer(pad)] if any(pad) else []
+
+
+def _keras_start(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

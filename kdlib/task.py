@@ -1,0 +1,98 @@
+"""A task is data, not code: which classes of which data set are private, and which are public."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kdlib.errors import KdlibError
+
+BUILT_IN = Path(__file__).parent / "tasks"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+
+
+class Source(BaseModel):
+    """Some classes of one data set.
+
+    name: the data set; its arrays are NAME.npz, or the bundled sample `digits`.
+    classes: labels to keep, in the order in which the model numbers them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"a class is named twice in {self.name}: {list(self.classes)}")
+        return self
+
+
+class Task(BaseModel):
+    """What is learnt, and what is shared (PAPER: table of tasks).
+
+    shape: (height, width) or (height, width, channels) of an image, in pixels.
+    private: the clients' data; its classes become labels 0 .. P-1.
+    public: the data that everybody has; where a strategy uses its labels they become P .. P+Q-1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    about: str = ""
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=2, max_length=3)]
+    private: Source
+    public: Source
+
+    @model_validator(mode="after")
+    def _apart(self):
+        shared = set(self.private.classes) & set(self.public.classes)
+        if self.private.name == self.public.name and shared:
+            raise ValueError(f"classes {sorted(shared)} of {self.private.name} are both private and public")
+        return self
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width), the order of the models."""
+        height, width, *channels = self.shape
+        return (channels[0] if channels else 1), height, width
+
+
+def built_in() -> list[str]:
+    """Names of the tasks that come with kdlib."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def load_task(name: str) -> Task:
+    """The built-in task `name`, or the one in the TOML file at that path.
+
+    Raises KdlibError where there is no such task, or where its file says something that a Task cannot be.
+    """
+    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
+    if not (name.endswith(".toml") or name in built_in()):
+        raise KdlibError(f"unknown task '{name}'; allowed: {', '.join(built_in())}, or the path of a .toml file")
+    try:
+        return Task(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise KdlibError(f"cannot read the task file {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KdlibError(f"{path} is not a TOML file: {error}") from error
+    except (ValidationError, TypeError) as error:
+        raise KdlibError(f"task file {path}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first complaint of a pydantic ValidationError as one line: where, what, and what came."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting '{where}'"
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {str(first['input'])[:60]!r}"
+    return f"{where}: {message[0].lower() + message[1:]}{shown}" if where else message
