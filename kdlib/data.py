@@ -57,14 +57,11 @@ def folder() -> Path:
 def load(name: str) -> DataSet:
     """The data set `name`: the bundled `digits`, or NAME.npz in `folder()`.
 
-    Raises KdlibError where the file is missing (with the command that gets it), damaged, or not of the format.
+    Raises KdlibError where the file is missing, damaged, or not of the format.
     """
     if name == "digits":
         return _digits()
     path = folder() / f"{name}.npz"
-    if not path.is_file():
-        raise KdlibError(f"data set '{name}' is missing: {path} does not exist; get it with `kdlib data fetch {name}`, "
-                         "or set KDLIB_DATA to the folder that has it")
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST_FILE:
@@ -107,7 +104,10 @@ def prepare(experiment: Experiment) -> RunData:
     Raises KdlibError where the data are missing, of another shape, or lack a class of the task.
     """
     task = experiment.task
-    names = {task.private.name, task.public.name}
+    names = sorted({task.private.name, task.public.name})
+    if missing := [name for name in names if name != "digits" and not (folder() / f"{name}.npz").is_file()]:
+        raise KdlibError(f"{folder()} lacks {', '.join(f'{name}.npz' for name in missing)}; get what is missing with "
+                         f"`kdlib data fetch {' '.join(missing)}`, or set KDLIB_DATA to the folder that has it")
     sets = {name: load(name) for name in names}
     for name, data in sets.items():
         if data.train.x.shape[1:] != tuple(task.shape):

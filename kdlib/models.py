@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdlib.errors import KdlibError
 
 PENALTY = 1e-3
-DROPOUT = 0.2
+DROPPED = 13107  # of 65,536: dropout 0.2 to five digits
 
 
 class Pool(NamedTuple):
@@ -50,6 +50,20 @@ BLOCKS: dict[str, tuple[Block, ...]] = {
 }
 
 
+class Dropout(nn.Module):
+    """Dropout 0.2 whose mask is cut from 64-bit random words, four items each: nn.Dropout's is half of a step here.
+
+    x: float, dense in memory -> x with items set to 0 at probability DROPPED / 65536, the rest scaled to keep the mean.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        kept = words.view(torch.int16) >= DROPPED - 2**15
+        return x * kept.as_strided(x.shape, x.stride()).to(x.dtype).mul_(2**16 / (2**16 - DROPPED))
+
+
 class CNN(nn.Module):
     """Blocks, then a linear layer without bias.
 
@@ -83,7 +97,7 @@ def build(architecture: str, image: tuple[int, int, int], classes: int, width: f
         out = max(1, round(int(number) * width))
         pad, size = _window(architecture, image, size, block.kernel, block.stride, block.padding)
         layers += [*_pad(pad, nn.ZeroPad2d), nn.Conv2d(channels, out, block.kernel, block.stride),
-                   nn.BatchNorm2d(out, eps=1e-3, momentum=batch_norm_momentum), nn.ReLU(), nn.Dropout(DROPOUT)]
+                   nn.BatchNorm2d(out, eps=1e-3, momentum=batch_norm_momentum), nn.ReLU(), Dropout()]
         if block.pool:
             pad, size = _window(architecture, image, size, 2, block.pool.stride, block.pool.padding)
             # Repeating the edge gives, for a window of two, the mean that leaves padding out.

@@ -139,8 +139,9 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
     stages = list(STRATEGIES[experiment.strategy].workflow(experiment))
     title = f"{experiment.task.name} {experiment.strategy} alpha {experiment.alpha:g} seed {experiment.seed}"
     with file.open("a") as lines, Progress(title, [s for stage in stages for s in stage.steps], done, progress) as bar:
-        for stage in stages:
-            sweep(store, stage.round - 1)
+        for earlier, stage in zip([None, *stages], stages, strict=False):
+            if earlier and earlier.round < stage.round:
+                sweep(store, stage.round - 1)
             for record in invoker.run(the_run.key, experiment, store, [step for step in stage.steps if step not in done]):
                 lines.write(record.model_dump_json() + "\n")
                 lines.flush()

@@ -1,0 +1,209 @@
+"""`kdlib ...`: the command line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdlib import experiment as experiments
+from kdlib.errors import KdlibError
+from kdlib.task import built_in, load_task
+
+app = typer.Typer(
+    name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="Federated learning for clients of different architecture: FedMD and FedDF, reproduced.\n\n"
+         "Start with: kdlib run --task digits --strategy feddf --alpha 0.1",
+)  # fmt: skip
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get data sets, or list them.")
+app.add_typer(data_app, name="data")
+
+Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
+Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
+Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
+Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
+                                        "example clients=12; may be given several times.")]  # fmt: skip
+Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
+
+
+@app.command()
+def run(
+    strategy: Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
+                                               "shared per architecture, no teacher).")],  # fmt: skip
+    task: Task = "digits",
+    alpha: Alpha = 0.1,
+    profile: Profile = "laptop",
+    seed: Seed = 0,
+    set_: Set = [],  # noqa: B006  typer copies it
+    runs: Runs = Path("runs"),
+    again: Annotated[bool, typer.Option("--again", help="Repeat a complete run in an empty store and compare the final "
+                                                        "bytes.")] = False,  # fmt: skip
+):
+    """Carry out one run, or what is left of it; a complete run is only read.
+
+    Interrupt it whenever you like: the same command goes on where it stopped and ends with the same bytes. The last
+    line of stdout is one JSON object: key, folder, accuracy (final mean over architectures, 0-1), per_architecture,
+    rounds, seconds.
+    """
+    from kdlib import run as driver
+
+    experiment = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
+    the_run = driver.run(experiment, runs)
+    if again and not driver.again(the_run):
+        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
+    result = the_run.result | ({"repeated": "same final bytes"} if again else {})
+    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
+
+
+@app.command()
+def records(run: Annotated[Path, typer.Argument(help="The run's folder, for example runs/5f32ff4ee09d0c31.")],
+            csv: Annotated[bool, typer.Option("--csv", help="Every Record as one line of CSV instead.")] = False):
+    """What a run did: seconds and bytes per step, accuracy per round."""
+    from kdlib.run import accuracy_by_architecture, load
+
+    the_run = load(run)
+    table = the_run.table
+    if csv:
+        typer.echo(table.to_csv(index=False), nl=False)
+        return
+    steps = table.groupby("step", sort=False).agg(calls=("seconds", "size"), seconds=("seconds", "sum"),
+                                                  bytes_in=("bytes_in", "sum"), bytes_out=("bytes_out", "sum"))
+    typer.echo(steps.round({"seconds": 2}).to_string())
+    if (table["step"] == "evaluate").any():
+        wide = accuracy_by_architecture(the_run).pivot(index="round", columns="architecture", values="accuracy")
+        typer.echo("\naccuracy\n" + wide.round(3).to_string())
+
+
+@app.command()
+def tasks():
+    """The tasks that come with kdlib; your own is a .toml file of the same form."""
+    for name in built_in():
+        task = load_task(name)
+        typer.echo(f"{name:10} {task.about}\n{'':10} private {task.private.name}, {len(task.private.classes)} classes; "
+                   f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
+
+
+@app.command()
+def partition(
+    task: Task = "digits",
+    alpha: Alpha = 0.1,
+    clients: Annotated[int, typer.Option(help="How many share the private data.")] = 100,
+    seed: Seed = 0,
+    csv: Annotated[bool, typer.Option("--csv", help="One line a client and label instead of the table.")] = False,
+):
+    """Who would hold what: items per client and label, by the law of the paper."""
+    from kdlib import data
+    from kdlib import partition as law
+
+    experiment = experiments.make_experiment(task, "alone", alpha, seed, "paper", clients=clients,
+                                             architectures=experiments.ZOO[:1])
+    drawn = data.prepare(experiment)
+    parts = law.partition(experiment, drawn.private.y)
+    table = law.table(parts, drawn.private.y, experiment.client_names)
+    if csv:
+        typer.echo(table.to_csv(index=False), nl=False)
+        return
+    typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
+    typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "
+               f"{law.label_entropy(table):.3f} nats; {parts.draws} draws, {parts.moved} items moved")
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Data sets, for example mnist emnist_letters.")],
+    registry: Annotated[Path | None, typer.Option(help="A .toml file with other addresses and hashes (a mirror).")] = None,
+):
+    """Download official data sets, check their hashes, and convert them to NAME.npz; a cut transfer is resumed."""
+    from kdlib import data, fetch
+
+    for name in names:
+        typer.echo(fetch.fetch(name, data.folder(), registry or fetch.BUILT_IN))
+
+
+@data_app.command("list")
+def data_list():
+    """The data sets that can be fetched, and whether they are here."""
+    from kdlib import data, fetch
+
+    for name, about in fetch.describe().items():
+        here = "here" if (data.folder() / f"{name}.npz").is_file() else "not here"
+        typer.echo(f"{name:16} {here:9} {about}")
+    typer.echo(f"folder: {data.folder()} (KDLIB_DATA names another)")
+
+
+@app.command()
+def reproduce(
+    task: Task = "digits",
+    profile: Profile = "laptop",
+    alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 1 0.1",
+    seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
+    faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Also run each of the artefact's faults, at the "
+                                                                      "smallest alpha.")] = True,  # fmt: skip
+    runs: Runs = Path("runs"),
+    notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
+    figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
+):
+    """The whole grid through papermill, then every figure. A run that is complete is not run again."""
+    from kdlib import reproduce as grid
+
+    made = grid.reproduce(task, profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults,
+                          runs, notebooks, figures, jobs)
+    typer.echo(f"executed notebooks: {runs / 'notebooks'}")
+    typer.echo("figures and tables:")
+    for path in made:
+        typer.echo(f"  {path}")
+
+
+def settings(pairs: list[str]) -> dict:
+    """NAME=VALUE pairs; a value is JSON, or else the text itself. Raises KdlibError for anything else."""
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise KdlibError(f"--set {pair}: allowed: NAME=VALUE, for example --set clients=12")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def numbers(name: str, text: str, kind: type) -> list:
+    """The numbers in `text`. Raises KdlibError where one is none."""
+    try:
+        found = [kind(word) for word in text.split()]
+    except ValueError as error:
+        raise KdlibError(f"--{name} {text!r}: allowed: numbers separated by blanks") from error
+    if not found:
+        raise KdlibError(f"--{name} is empty; allowed: at least one number")
+    return found
+
+
+def main() -> None:
+    """The console script: an error that the user can mend is one line on stderr and exit status 2."""
+    try:
+        app(standalone_mode=False)
+    except KdlibError as error:
+        status = fail(str(error))
+    except typer.Exit as stop:
+        status = stop.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        status = fail("interrupted; the same command goes on from here", 130)
+    except OSError as error:
+        status = fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # anything but a complaint of the command-line parser is a bug
+            raise
+        status = fail(error.format_message())
+    else:
+        status = 0
+    sys.exit(status)
+
+
+def fail(message: str, status: int = 2) -> int:
+    """Print one line and hand the exit status back."""
+    print("kdlib: " + " ".join(message.split()), file=sys.stderr)
+    return status
