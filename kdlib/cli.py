@@ -19,6 +19,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get data sets, or list them.")
 app.add_typer(data_app, name="data")
 
+INTERRUPTED = 130
+
 Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
 Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
@@ -47,9 +49,10 @@ def run(
     line of stdout is one JSON object: key, folder, accuracy (final mean over architectures, 0-1), per_architecture,
     rounds, seconds.
     """
-    from kdlib import run as driver
-
     experiment = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
+
+    from kdlib import run as driver  # only now: a mistake is told before torch is loaded
+
     the_run = driver.run(experiment, runs)
     if again and not driver.again(the_run):
         raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
@@ -119,7 +122,7 @@ def data_fetch(
     from kdlib import data, fetch
 
     for name in names:
-        typer.echo(fetch.fetch(name, data.folder(), registry or fetch.BUILT_IN))
+        typer.echo(fetch.fetch(name, data.folder(), registry or fetch.BUILT_IN_REGISTRY))
 
 
 @data_app.command("list")
@@ -137,10 +140,10 @@ def data_list():
 def reproduce(
     task: Task = "digits",
     profile: Profile = "laptop",
-    alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 1 0.1",
+    alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 0.1",
     seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
     faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Also run each of the artefact's faults, at the "
-                                                                      "smallest alpha.")] = True,  # fmt: skip
+                                                                      "smallest alpha.")] = False,  # fmt: skip
     runs: Runs = Path("runs"),
     notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
@@ -185,25 +188,21 @@ def numbers(name: str, text: str, kind: type) -> list:
 def main() -> None:
     """The console script: an error that the user can mend is one line on stderr and exit status 2."""
     try:
-        app(standalone_mode=False)
+        status = app(standalone_mode=False) or 0
+        if status == INTERRUPTED:  # typer has turned the interrupt into a status
+            fail("interrupted; the same command goes on from here")
     except KdlibError as error:
         status = fail(str(error))
-    except typer.Exit as stop:
-        status = stop.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        status = fail("interrupted; the same command goes on from here", 130)
     except OSError as error:
         status = fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         if not hasattr(error, "format_message"):  # anything but a complaint of the command-line parser is a bug
             raise
         status = fail(error.format_message())
-    else:
-        status = 0
     sys.exit(status)
 
 
-def fail(message: str, status: int = 2) -> int:
-    """Print one line and hand the exit status back."""
+def fail(message: str) -> int:
+    """Print one line; returns the exit status of a mistake that the user can mend."""
     print("kdlib: " + " ".join(message.split()), file=sys.stderr)
-    return status
+    return 2

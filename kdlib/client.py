@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -137,7 +138,12 @@ def train(experiment: Experiment, model: CNN, batches: Batches, loss: Loss, epoc
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(module, train_dataloaders=batches)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, train_dataloaders=batches)
+    except SystemExit as stop:  # Lightning makes exit(1) of an interrupt, and has the process ignore the next one
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from stop
     if keep:
         model.load_state_dict(keep.weights)
     metrics = {"loss": float(module.total / module.batches), "batches": module.batches, "items": len(batches.x)}

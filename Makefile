@@ -1,0 +1,37 @@
+# make reproduce | test | lab | notebooks | clean
+
+TASK ?= digits
+PROFILE ?= laptop
+ALPHAS ?= 100 0.1
+SEEDS ?= 0
+JOBS ?= 2
+FAULTS ?= no-faults
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: reproduce test lab notebooks clean
+
+reproduce: .venv/installed
+	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
+
+# Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
+test: .venv/installed
+	mkdir -p .tmp/home
+	HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab notebooks
+
+# Executes the committed notebooks in place, with their defaults.
+notebooks: .venv/installed
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
+
+clean:
+	rm -rf .tmp runs .pytest_cache .ruff_cache .import_linter_cache
+	find kdlib tests -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@

@@ -1,0 +1,58 @@
+"""Fixtures that several files share."""
+
+import numpy as np
+import pytest
+
+from kdlib import data, run
+from kdlib.experiment import make_experiment
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """Carry out a smoke run on `digits` in a new folder; with keep=True no round's objects are swept away."""
+
+    def carry_out(strategy, keep=False, alpha=1.0, seed=0, **settings):
+        experiment = make_experiment("digits", strategy, alpha, seed, profile="smoke", **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            if keep:
+                patch.setattr(run, "sweep", lambda store, before: None)
+            return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False)
+
+    return carry_out
+
+
+@pytest.fixture(scope="session")
+def relabelled(smoke):
+    """The same run with every test label altered, and nothing else."""
+
+    def carry_out(strategy, **settings):
+        prepare = data.prepare
+
+        def altered(experiment):
+            drawn = prepare(experiment)
+            other = (drawn.test.y + 1) % len(experiment.task.private.classes)
+            return drawn._replace(test=data.Split(drawn.test.x, other))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(data, "prepare", altered)
+            return smoke(strategy, **settings)
+
+    return carry_out
+
+
+@pytest.fixture
+def own_data(tmp_path, monkeypatch):
+    """Write NAME.npz into a folder that KDLIB_DATA names; no two images in it are equal."""
+    monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
+
+    def write(name="own", train=120, test=30, classes=4, size=10, first=0, **instead):
+        number = np.arange(first, first + train + test)
+        x = np.zeros((train + test, size, size), np.uint8)
+        x[:, 0, 0], x[:, 0, 1] = number % 256, number // 256
+        y = number % classes
+        arrays = {"x_train": x[:train], "y_train": y[:train], "x_test": x[train:], "y_test": y[train:]} | instead
+        path = tmp_path / f"{name}.npz"
+        np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
+        return path
+
+    return write

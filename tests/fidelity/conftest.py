@@ -1,0 +1,5 @@
+"""Failures in the shared laws are shown with their values."""
+
+import pytest
+
+pytest.register_assert_rewrite("laws")

@@ -1,0 +1,132 @@
+import numpy as np
+import pydantic
+import pytest
+
+from kdlib.errors import KdlibError
+from kdlib.experiment import PROFILES, STRATEGIES, from_json, make_experiment
+
+HASHES = {"private.x": "ab", "public.x": "cd"}
+
+OTHER = {
+    "seed": 1, "clients": 7, "rounds": 4, "architectures": ("cnn2-128-256",), "width": 0.5, "samples": 99,
+    "test_items": 99, "batch": 16, "learning_rate": 0.01, "batch_norm_momentum": 0.2, "threads": 2,
+    "public_items": 99, "alignment_items": 99, "pretrain_epochs": 9, "pretrain_batch": 9, "pretrain_patience": 9,
+    "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
+    "revisit_epochs": 9, "transfer": "lost", "alignment": "permuted", "local_epochs": 9, "clients_per_round": 5,
+    "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9, "kl": "reverse",
+}  # fmt: skip
+ONE_VALUE = {"strategy", "device", "precision", "task", "alpha"}
+
+
+def smoke(strategy="fedmd", alpha=1.0, **settings):
+    return make_experiment("digits", strategy, alpha, profile="smoke", **settings)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_profile_sets_only_what_some_strategy_has(profile):
+    assert set(PROFILES[profile]) <= {name for kind in STRATEGIES.values() for name in kind.model_fields}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_suits_every_strategy(profile, strategy):
+    experiment = make_experiment("digits", strategy, 0.1, seed=3, profile=profile)
+    fields = type(experiment).model_fields
+    assert {name: getattr(experiment, name) for name in PROFILES[profile] if name in fields} == {
+        name: value for name, value in PROFILES[profile].items() if name in fields}
+    assert from_json(experiment.model_dump_json()) == experiment
+
+
+def test_settings_win_over_the_profile():
+    assert smoke(clients=4).clients == 4 != PROFILES["smoke"]["clients"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_field_decides_the_key(strategy):
+    experiment = smoke(strategy)
+    names = set(type(experiment).model_fields) - ONE_VALUE
+    assert names <= set(OTHER), "a new field needs another value in OTHER"
+    keys = {smoke(strategy, **{name: OTHER[name]}).key(HASHES) for name in names}
+    keys |= {smoke(strategy, alpha=2.0).key(HASHES), experiment.key(HASHES), experiment.key(HASHES | {"test.x": "ef"}),
+             experiment.key(HASHES | {"public.x": "ce"})}  # fmt: skip
+    assert len(keys) == len(names) + 4
+
+
+def test_strategy_and_classes_decide_the_key_and_words_do_not():
+    experiment = smoke()
+    task = experiment.task
+    fewer = task.model_copy(update={"public": task.public.model_copy(update={"classes": (6, 7)})})
+    other_words = task.model_copy(update={"about": "said otherwise"})
+    keys = {make_experiment(which, "fedmd", 1.0, profile="smoke").key(HASHES) for which in (task, fewer)}
+    assert len(keys | {smoke(strategy).key(HASHES) for strategy in STRATEGIES}) == 1 + len(STRATEGIES)
+    assert make_experiment(other_words, "fedmd", 1.0, profile="smoke").key(HASHES) == experiment.key(HASHES)
+    assert experiment.key(dict(reversed(HASHES.items()))) == experiment.key(HASHES)
+
+
+@pytest.mark.parametrize(("settings", "says"), [
+    ({"strategy": "fedmx"}, r"unknown strategy 'fedmx' \(did you mean fedmd\?\); allowed: fedmd, feddf, alone, fedavg"),
+    ({"profile": "smok"}, r"unknown profile 'smok' \(did you mean smoke\?\); allowed: paper, laptop, smoke"),
+    ({"clinets": 3}, r"unknown setting 'clinets' for fedmd \(did you mean clients\?\); allowed: alignment, .*width"),
+    ({"strategy": "alone", "kl": "reverse"}, "unknown setting 'kl' for alone"),
+    ({"strategy": "feddf", "kl": "backward"}, "kl: .*'forward' or 'reverse', not 'backward'"),
+    ({"alpha": 0}, "alpha: .*greater than 0, not '0'"),
+    ({"alpha": float("nan")}, "alpha: "),
+    ({"seed": -1}, "seed: .*greater than or equal to 0"),
+    ({"rounds": 1000}, "rounds: .*less than or equal to 999"),
+    ({"rounds": "many"}, "rounds: .*integer"),
+    ({"architectures": ("cnn2-8",)}, "architectures.0: .*pattern"),
+    ({"architectures": ()}, "architectures: .*at least 1"),
+    ({"architectures": ("cnn2-8-8", "cnn2-8-8")}, "named twice: cnn2-8-8, cnn2-8-8"),
+    ({"clients": 2}, "2 clients cannot have 3 architectures; allowed: clients of at least 3"),
+    ({"strategy": "feddf", "clients_per_round": 2}, "clients_per_round is 2; allowed: 3 .* to 6"),
+    ({"strategy": "fedavg", "clients_per_round": 7}, "clients_per_round is 7; allowed: 3 .* to 6"),
+    ({"device": "tpu"}, "device: .*'cpu'"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(settings, says):
+    wanted = {"strategy": "fedmd", "alpha": 1.0, "profile": "smoke"} | settings
+    with pytest.raises(KdlibError, match=says) as error:
+        make_experiment("digits", **wanted)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"strategy": "fedmx"}', '{"strategy": "fedmd", "alpha": 1}'])
+def test_other_json_is_no_experiment(text):
+    with pytest.raises(KdlibError, match="not an experiment") as error:
+        from_json(text)
+    assert "\n" not in str(error.value)
+
+
+def test_an_experiment_is_frozen():
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        smoke().rounds = 5
+
+
+def test_clients_take_architectures_in_turn():
+    experiment = smoke(clients=5)
+    first, second, third = experiment.architectures
+    assert experiment.client_names == tuple(f"client-000{index}" for index in range(5))
+    assert [experiment.architecture_of(name) for name in experiment.client_names] == [first, second, third, first, second]
+    assert experiment.architecture_of(third) == third
+
+
+@pytest.mark.parametrize(("strategy", "classes"), [("fedmd", 10), ("feddf", 6), ("alone", 6), ("fedavg", 6)])
+def test_only_fedmd_has_outputs_for_public_classes(strategy, classes):
+    assert smoke(strategy).classes == classes
+
+
+def test_random_numbers_depend_on_seed_round_subject_and_purpose_alone():
+    base = (0, 1, "client-0001", "train")
+    other = smoke("feddf", rounds=9, clients=8, alpha=0.1, clients_per_round=8)
+
+    def draw(experiment, seed, *what):
+        return tuple(experiment.model_copy(update={"seed": seed}).rng(*what).integers(2**32, size=4))
+
+    assert draw(smoke(), *base) == draw(other, *base)
+    changed = [(1, *base[1:]), (0, 2, *base[2:]), (0, 1, "client-0002", "train"), (*base[:3], "order")]
+    assert len({draw(smoke(), *what) for what in [base, *changed]}) == 5
+
+
+def test_entropy_fits_every_generator():
+    values = [smoke().entropy(round, "server", "alignment") for round in range(200)]
+    assert all(0 <= value < 2**63 for value in values) and len(set(values)) == 200
+    assert np.mean(values) / 2**62 == pytest.approx(1, abs=0.15)

@@ -1,0 +1,24 @@
+"""Imports run downwards only, and what must start fast does not pull in what is slow."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_layers():
+    linted = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True,
+                            text=True)
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_help_loads_neither_torch_nor_plotting():
+    code = "import kdlib.cli, sys; print({'torch', 'lightning', 'matplotlib', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+
+
+def test_every_room_is_a_layer():
+    declared = (ROOT / "pyproject.toml").read_text()
+    rooms = {path.stem for path in (ROOT / "kdlib").glob("*.py")} - {"__init__"}
+    assert [room for room in sorted(rooms) if f"kdlib.{room}" not in declared] == []

@@ -1,0 +1,71 @@
+import pytest
+
+from kdlib.errors import KdlibError
+from kdlib.task import built_in, load_task
+
+GOOD = """
+name = "own"
+shape = [10, 12, 3]
+[private]
+name = "own"
+classes = [2, 0]
+[public]
+name = "own"
+classes = [1]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        path = tmp_path / "own.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return to_file
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_tasks_load_under_their_name(name):
+    assert load_task(name).name == name
+
+
+def test_image_is_channels_height_width(write):
+    assert load_task("digits").image == (1, 28, 28)
+    assert load_task(write(GOOD)).image == (3, 10, 12)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    (GOOD.replace('name = "own"\nshape', 'shape'), "name: field required"),
+    (GOOD.replace("shape", "sahpe"), "shape: field required|unknown setting 'sahpe'"),
+    (GOOD.replace("[10, 12, 3]", "[10]"), "shape: .*at least 2"),
+    (GOOD.replace("[10, 12, 3]", "[0, 12]"), "shape.0: .*greater than or equal to 1"),
+    (GOOD.replace("[2, 0]", "[2, 2]"), "named twice"),
+    (GOOD.replace("[2, 0]", "[]"), "private.classes: .*at least 1"),
+    (GOOD.replace("[2, 0]", "[-1]"), "private.classes.0: .*greater than or equal to 0"),
+    (GOOD.replace("[2, 0]", "[1]"), r"classes \[1\] of own are both private and public"),
+    (GOOD.replace('"own"', '"../own"'), "pattern"),
+    ("name = ", "not a TOML file"),
+    (b"\xff\xfe", "not a TOML file"),
+    ("", "field required"),
+])  # fmt: skip
+def test_a_bad_file_is_refused_in_one_line(text, says, write):
+    with pytest.raises(KdlibError, match=says) as error:
+        load_task(write(text))
+    assert "\n" not in str(error.value) and "own.toml" in str(error.value)
+
+
+def test_an_unknown_name_says_which_there_are():
+    with pytest.raises(KdlibError, match=r"unknown task 'mnits'; allowed: digits, .*mnist.*or the path of a .toml file"):
+        load_task("mnits")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(KdlibError, match=r"cannot read the task file .*none\.toml: No such file"):
+        load_task(str(tmp_path / "none.toml"))
+
+
+def test_a_folder_is_no_task(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(KdlibError, match="cannot read the task file"):
+        load_task(str(tmp_path / "folder.toml"))
