@@ -1,0 +1,1 @@
+"""FedMD and FedDF for clients of different architecture, reproduced; see README.md."""

@@ -15,7 +15,7 @@ app = typer.Typer(
     name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Federated learning for clients of different architecture: FedMD and FedDF, reproduced.\n\n"
          "Start with: kdlib run --task digits --strategy feddf --alpha 0.1",
-)  # fmt: skip
+)
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get data sets, or list them.")
 app.add_typer(data_app, name="data")
 
@@ -26,14 +26,14 @@ Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is near
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
-                                        "example clients=12; may be given several times.")]  # fmt: skip
+                                        "example clients=12; may be given several times.")]
 Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
 
 
 @app.command()
 def run(
     strategy: Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
-                                               "shared per architecture, no teacher).")],  # fmt: skip
+                                               "shared per architecture, no teacher).")],
     task: Task = "digits",
     alpha: Alpha = 0.1,
     profile: Profile = "laptop",
@@ -41,7 +41,7 @@ def run(
     set_: Set = [],  # noqa: B006  typer copies it
     runs: Runs = Path("runs"),
     again: Annotated[bool, typer.Option("--again", help="Repeat a complete run in an empty store and compare the final "
-                                                        "bytes.")] = False,  # fmt: skip
+                                                        "bytes.")] = False,
 ):
     """Carry out one run, or what is left of it; a complete run is only read.
 
@@ -116,7 +116,7 @@ def partition(
 @data_app.command("fetch")
 def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Data sets, for example mnist emnist_letters.")],
-    registry: Annotated[Path | None, typer.Option(help="A .toml file with other addresses and hashes (a mirror).")] = None,
+    registry: Annotated[Path | None, typer.Option(help="A .toml file of a mirror's addresses and hashes.")] = None,
 ):
     """Download official data sets, check their hashes, and convert them to NAME.npz; a cut transfer is resumed."""
     from kdlib import data, fetch
@@ -143,7 +143,7 @@ def reproduce(
     alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 0.1",
     seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
     faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Also run each of the artefact's faults, at the "
-                                                                      "smallest alpha.")] = False,  # fmt: skip
+                                                                      "smallest alpha.")] = False,
     runs: Runs = Path("runs"),
     notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),

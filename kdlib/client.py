@@ -137,7 +137,7 @@ def train(experiment: Experiment, model: CNN, batches: Batches, loss: Loss, epoc
         max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[keep] if keep else None,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False,
-    )  # fmt: skip
+    )
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(module, train_dataloaders=batches)
@@ -188,9 +188,9 @@ def evaluate(experiment: Experiment, store: Store, subject: str, weights: str) -
 
 
 def alignment(experiment: Experiment, round: int, items: int) -> Tensor:
-    """This round's alignment sample: row numbers int64 (alignment_items,) of `items` public ones, equal for everybody."""
-    rows = experiment.rng(round, "server", "alignment").choice(items, min(items, experiment.alignment_items), replace=False)
-    return torch.from_numpy(rows)
+    """This round's alignment sample: rows int64 (alignment_items,) of `items` public ones, the same for everybody."""
+    size = min(items, experiment.alignment_items)
+    return torch.from_numpy(experiment.rng(round, "server", "alignment").choice(items, size, replace=False))
 
 
 def mean(tensors: list[Tensor], weights: list[float] | None = None) -> Tensor:

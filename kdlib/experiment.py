@@ -103,7 +103,8 @@ class Experiment(BaseModel):
 
     def key(self, data_hashes: Mapping[str, str]) -> str:
         """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included."""
-        text = json.dumps([self.model_dump(mode="json", exclude={"task": {"about"}}), dict(data_hashes)], sort_keys=True)
+        settings = self.model_dump(mode="json", exclude={"task": {"about"}})
+        text = json.dumps([settings, dict(data_hashes)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -198,7 +199,7 @@ PROFILES: dict[str, dict] = {
         "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
         "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
     },
-}  # fmt: skip
+}
 
 
 def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0, profile: str = "laptop",
@@ -226,8 +227,9 @@ def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0
 
 def from_json(text: str) -> Experiment:
     """The Experiment that `model_dump_json` wrote. Raises KdlibError where the text is none."""
+    kinds = TypeAdapter(Annotated[FedMD | FedDF | Alone | FedAvg, Field(discriminator="strategy")])
     try:
-        return TypeAdapter(Annotated[FedMD | FedDF | Alone | FedAvg, Field(discriminator="strategy")]).validate_json(text)
+        return kinds.validate_json(text)
     except ValidationError as error:
         raise KdlibError(f"not an experiment: {one_line(error)}") from error
 

@@ -173,7 +173,7 @@ def _stream(url: str, part: Path, progress: bool) -> None:
         with part.open("ab" if start else "wb") as file, tqdm(
             desc=part.stem, initial=start, total=start + length if length else None, disable=not progress,
             unit="B", unit_scale=True, unit_divisor=1024,
-        ) as bar:  # fmt: skip
+        ) as bar:
             for block in response.iter_raw():
                 file.write(block)
                 bar.update(len(block))

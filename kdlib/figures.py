@@ -28,13 +28,13 @@ def find(runs: str | Path, experiments: Sequence[Experiment]) -> list[Run]:
 
     Raises KdlibError, with the command that makes them, where some are missing.
     """
-    complete = {one.experiment.model_dump_json(): one for one in map(load, sorted(Path(runs).glob("[0-9a-f]*")))
-                if one.result is not None}
+    folders = [path.parent for path in sorted(Path(runs).glob("*/experiment.json"))]
+    complete = {one.experiment.model_dump_json(): one for one in map(load, folders) if one.result is not None}
     missing = [one for one in experiments if one.model_dump_json() not in complete]
     if missing:
         first = missing[0]
-        raise KdlibError(f"{len(missing)} of {len(experiments)} runs are not in {runs} or not complete, the first being "
-                         f"{first.task.name} {first.strategy} alpha {first.alpha:g} seed {first.seed}; "
+        raise KdlibError(f"{len(missing)} of {len(experiments)} runs are not in {runs} or not complete, the first "
+                         f"being {first.task.name} {first.strategy} alpha {first.alpha:g} seed {first.seed}; "
                          f"make them with `kdlib reproduce --task {first.task.name} ...`")
     return [complete[one.model_dump_json()] for one in experiments]
 
@@ -57,9 +57,9 @@ def published(file: str | Path, task: str) -> pd.DataFrame:
 
 
 def interval(values: Sequence[float]) -> float:
-    """Half of Student's 95 % interval of the mean; 0 for a single value."""
+    """Half of Student's 95 % interval of the mean; NaN for a single value, which has none."""
     if len(values) < 2:
-        return 0.0
+        return np.nan
     return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
@@ -86,14 +86,13 @@ def data_distribution(tables: dict[float, pd.DataFrame], title: str) -> Figure:
         number = table["client"].str.removeprefix("client-").astype(int)
         axis.scatter(number, table["label"], s=90 * table["items"] / most, color=sns.color_palette("colorblind")[0],
                      alpha=0.75, linewidth=0)
-        axis.set(title=f"alpha = {alpha:g}", yticks=sorted(set(table["label"])))
+        axis.set(title=f"alpha = {alpha:g}", yticks=sorted(set(table["label"])), xlabel="client", ylabel="label")
+        axis.label_outer()
         axis.grid(alpha=0.3)
-    figure.supxlabel("client")
-    figure.supylabel("label")
     figure.suptitle(title)
     sizes = sorted({max(1, round(most * share)) for share in (0.1, 0.4, 1)})
     handles = [plt.scatter([], [], s=90 * size / most, color="grey", label=f"{size} items") for size in sizes]
-    figure.legend(handles=handles, loc="outside lower right", ncols=len(sizes), frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(sizes), frameon=False)
     return figure
 
 
@@ -117,7 +116,8 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
             _band(axis, cell[cell["architecture"] == architecture], colours[architecture])
         axis.set(title=f"{TITLES[strategy]}, alpha = {alpha:g}", ylim=(0, 1))
         axis.grid(alpha=0.3)
-    handles = [Line2D([], [], color=colours[name], label=f"{model}: {name}") for model, name in enumerate(architectures)]
+    handles = [Line2D([], [], color=colours[name], label=f"{model}: {name}")
+               for model, name in enumerate(architectures)]
     handles.append(Line2D([], [], color="black", label=_ours(table)))
     if not paper.empty:
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=PUBLISHED))
@@ -137,14 +137,15 @@ def comparison(table: pd.DataFrame, title: str) -> Figure:
             _band(axis, means.query("alpha == @alpha and strategy == @strategy"), colour, style)
         axis.set(title=f"alpha = {alpha:g}", ylim=(0, 1))
         axis.grid(alpha=0.3)
-    handles = [Line2D([], [], color=styles[name][0], linestyle=styles[name][1], label=TITLES[name]) for name in strategies]
+    handles = [Line2D([], [], color=styles[name][0], linestyle=styles[name][1], label=TITLES[name])
+               for name in strategies]
     return _dressed(figure, [*handles, Line2D([], [], color="black", label=_ours(table))], title, ncols=5)
 
 
 def faults(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     """The artefact's faults: a panel a switch, the right way beside the fault, the published mean dashed.
 
-    table: `curves` with the columns switch (its name) and fault (True where it is on).
+    table: `curves` with the columns switch (its name and the fault's value) and fault (True where it is on).
     """
     switches = list(dict.fromkeys(table["switch"]))
     figure, axes = plt.subplots(1, len(switches), figsize=(4.2 * len(switches), 4.3), sharey=True, squeeze=False,
@@ -212,10 +213,10 @@ def _ours(table):
 
 
 def _dressed(figure, handles, title, ncols):
-    figure.supxlabel("collaboration round")
-    figure.supylabel("top-1 test accuracy (0-1)")
+    for axis in figure.axes:
+        axis.set(xlabel="collaboration round", ylabel="top-1 test accuracy (0-1)")
+        axis.label_outer()
+        axis.xaxis.get_major_locator().set_params(integer=True)
     figure.suptitle(title)
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
-    for axis in figure.axes:
-        axis.xaxis.get_major_locator().set_params(integer=True)
     return figure

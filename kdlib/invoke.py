@@ -40,7 +40,7 @@ class Record(BaseModel):
     threads: of torch; backend: the Invoker; metrics: what the handler measured (accuracy 0-1, losses, items, epochs).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")  # a loss may diverge
 
     run: str
     round: int
@@ -110,4 +110,4 @@ def measured(perform: Perform, key: str, experiment: Experiment, store: Store, s
         bytes_in=store.bytes_in - before[0], bytes_out=store.bytes_out - before[1],
         peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         threads=experiment.threads, backend=backend, metrics=metrics,
-    )  # fmt: skip
+    )

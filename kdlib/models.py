@@ -111,8 +111,8 @@ def _window(architecture, image, size, kernel, stride, padding):
     """Padding (left, right, top, bottom) and the output's (height, width), by TensorFlow's rule."""
     if padding == "valid":
         if min(size) < kernel:
-            raise KdlibError(f"{architecture} cannot take images of {image[1]} x {image[2]}: a {kernel} x {kernel} window "
-                             f"meets {size[0]} x {size[1]}; allowed: larger images, or an architecture of fewer layers")
+            raise KdlibError(f"{architecture} cannot take images of {image[1]} x {image[2]}: a {kernel} x {kernel} "
+                             f"window meets {size[0]} x {size[1]}; allowed: larger images, or fewer layers")
         return (0, 0, 0, 0), [(n - kernel) // stride + 1 for n in size]
     out = [-(-n // stride) for n in size]
     top, left = (max((o - 1) * stride + kernel - n, 0) for o, n in zip(out, size, strict=True))

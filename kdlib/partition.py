@@ -32,10 +32,9 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Gen
     """
     fair = len(labels) / clients
     by_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    for draws in range(1, DRAWS + 1):
-        lists = _draw(by_class, clients, alpha, fair, rng)
-        if min(map(len, lists)) >= fair / 2:
-            break
+    draws, lists = 0, [np.empty(0)]
+    while draws < DRAWS and min(map(len, lists)) < fair / 2:
+        draws, lists = draws + 1, _draw(by_class, clients, alpha, fair, rng)
     moved = _repair(lists, fair, rng)
     line = np.concatenate([rng.permutation(items) for items in lists])
     size = len(line) // clients

@@ -18,7 +18,7 @@ class Progress:
         self.seen: dict[str, list[float]] = defaultdict(list)
         self.bar = tqdm(total=len(steps), initial=len(steps) - sum(self.left.values()), desc=title, unit="step",
                         disable=not show, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, "
-                                                     "{elapsed} so far{postfix}")  # fmt: skip
+                                                     "{elapsed} so far{postfix}")
 
     def __enter__(self):
         return self

@@ -73,7 +73,7 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     target = outputs / sheet.name
     try:
         papermill.execute_notebook(str(source), str(target), sheet.parameters, cwd=str(notebooks), progress_bar=False,
-                                   log_output=False)
+                                   log_output=False, extra_arguments=["--log-level=ERROR"])
     except papermill.PapermillExecutionError as error:
         raise KdlibError(f"{source.name} failed: {error.ename}: {error.evalue}; see {target}") from error
     return target

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ from kdlib.progress import Progress
 from kdlib.store import Store
 
 STRATEGIES = {"fedmd": fedmd, "feddf": feddf, "alone": alone, "fedavg": fedavg}
+
+log = logging.getLogger("kdlib")
 
 KEPT = ("consensus", "teacher")  # of every round; of the rest only what the last round left
 
@@ -104,7 +107,7 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     key = experiment.key(drawn.hashes)
     folder = Path(runs) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with _locked(folder):
         if not folder.exists():
             _create(folder, experiment, drawn)
         the_run = Run(folder, experiment)
@@ -118,7 +121,7 @@ def again(the_run: Run, progress: bool = True) -> bool:
     """Repeat a complete run in an empty store; True where its final bytes are the same."""
     if the_run.result is None:
         raise KdlibError(f"run {the_run.key} is not complete; run it to its end before repeating it")
-    with _alone(the_run.folder):
+    with _locked(the_run.folder):
         number = 2
         while list((the_run.folder / "records").glob(f"*-{number}.jsonl")):
             number += 1
@@ -142,7 +145,8 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
         for earlier, stage in zip([None, *stages], stages, strict=False):
             if earlier and earlier.round < stage.round:
                 sweep(store, stage.round - 1)
-            for record in invoker.run(the_run.key, experiment, store, [step for step in stage.steps if step not in done]):
+            left = [step for step in stage.steps if step not in done]
+            for record in invoker.run(the_run.key, experiment, store, left):
                 lines.write(record.model_dump_json() + "\n")
                 lines.flush()
                 bar.tick(record)
@@ -197,6 +201,9 @@ def whole_lines(file: Path, mend: bool = False) -> list[str]:
 
 
 def _create(folder: Path, experiment: Experiment, drawn: data.RunData) -> None:
+    wanted, items = getattr(experiment, "alignment_items", 0), len(drawn.public.y)
+    if wanted > items:
+        log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
     with _beside(folder) as place:
         deploy(experiment, drawn, Store(str(place / "store"))).to_parquet(place / "partition.parquet")
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
@@ -231,13 +238,13 @@ def busy_seconds(records: list[Record]) -> float:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[None]:
     """One process at a time drives a run; also warns where it was begun on another kind of machine."""
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         with lock:
             if folder.exists() and (changed := difference(json.loads((folder / "machine.json").read_text()))):
-                print(f"kdlib: run {folder.name} was begun elsewhere ({changed}): its last bits may differ here")
+                log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
             yield
     except filelock.Timeout as error:
         raise KdlibError(f"run {folder.name} is being carried out by another process; wait for it or end it") from error

@@ -1,5 +1,6 @@
 """Named tensors at an fsspec URL: what Steps read and write. Never pickle."""
 
+import contextlib
 import os
 import re
 
@@ -47,10 +48,8 @@ class Store:
 
     def delete(self, name: str) -> None:
         """Remove a tensor object; one that is gone already is well."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self.fs.rm_file(f"{self._path(name)}.safetensors")
-        except FileNotFoundError:
-            pass
 
     def content(self, name: str) -> bytes:
         """The bytes of a tensor object as they lie, for hashing."""

@@ -44,7 +44,7 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--seed", "x"], ["--seed", "integer"]),
     (["--strategy", "fedmd", "--set", "clients=100000"], ["clients", "10000"]),
     ([], ["--strategy"]),
-])  # fmt: skip
+])
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, tmp_path):
     refused(kdlib("run", *arguments, "--runs", tmp_path / "runs", cwd=tmp_path), *words)
     assert not (tmp_path / "runs").exists()
@@ -83,14 +83,16 @@ def test_own_task_runs(own):
 
 def test_a_class_that_the_data_lack(own):
     (own / "own.toml").write_text(TASK.format(private="marks", classes=[0, 1, 7]))
-    refused(kdlib("run", "--task", "own.toml", "--strategy", "fedmd", cwd=own, KDLIB_DATA=str(own)), "class 7", "[0, 1, 2]")
+    process = kdlib("run", "--task", "own.toml", "--strategy", "fedmd", cwd=own, KDLIB_DATA=str(own))
+    refused(process, "class 7", "[0, 1, 2]")
     assert not (own / "runs").exists()
 
 
 def test_a_truncated_data_set(own):
     whole = (own / "marks.npz").read_bytes()
     (own / "marks.npz").write_bytes(whole[: len(whole) // 2])
-    refused(kdlib("run", "--task", "own.toml", "--strategy", "fedmd", cwd=own, KDLIB_DATA=str(own)), "marks.npz", "damaged")
+    process = kdlib("run", "--task", "own.toml", "--strategy", "fedmd", cwd=own, KDLIB_DATA=str(own))
+    refused(process, "marks.npz", "damaged")
     assert not (own / "runs").exists()
 
 
@@ -132,7 +134,8 @@ def test_partition_shows_every_client(tmp_path):
 
 def test_tasks_and_help_teach(tmp_path):
     assert all(name in kdlib("tasks", cwd=tmp_path).stdout for name in ("digits", "mnist", "emnist_letters"))
-    assert all(word in kdlib("run", "--help", cwd=tmp_path).stdout for word in ("alone", "fedavg", "clients=12", "JSON"))
+    shown = kdlib("run", "--help", cwd=tmp_path).stdout
+    assert all(word in shown for word in ("alone", "fedavg", "clients=12", "JSON"))
     refused(kdlib("rnu", cwd=tmp_path), "rnu")
 
 
@@ -148,19 +151,19 @@ def test_an_interrupt_is_told_and_the_run_goes_on(tmp_path):
     assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
 
 
-MOUNT = "mount -t tmpfs -o {options} tmpfs {place} && cd {cwd} && exec {command}"
-CAN_MOUNT = subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0
+NAMESPACE = ["unshare", "--mount"]
+CAN_MOUNT = subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode == 0
 
 
 @pytest.mark.skipif(not CAN_MOUNT, reason="needs the right to mount a small file system in a namespace of its own")
-@pytest.mark.parametrize(("options", "words"), [("size=600k", "No space left on device"), ("ro", "Read-only file system")])
-def test_a_full_or_read_only_runs_folder(options, words, tmp_path):
+@pytest.mark.parametrize(("option", "words"), [("size=600k", "No space left on device"),
+                                               ("ro", "Read-only file system")])
+def test_a_full_or_read_only_runs_folder(option, words, tmp_path):
     runs = tmp_path / "runs"
     runs.mkdir()
-    script = MOUNT.format(options=options, place=runs, cwd=tmp_path,
-                          command=f"{KDLIB} run {' '.join(SMALL)} --strategy fedavg 2>&1; echo status $?; ls -A {runs}")
-    shown = subprocess.run(["unshare", "--mount", "sh", "-c", script.replace("exec ", "")], capture_output=True, text=True,
-                           timeout=120).stdout  # fmt: skip
+    script = (f"mount -t tmpfs -o {option} tmpfs {runs} && cd {tmp_path} && "
+              f"{KDLIB} run {' '.join(SMALL)} --strategy fedavg 2>&1; echo status $?; ls -A {runs}")
+    shown = subprocess.run([*NAMESPACE, "sh", "-c", script], capture_output=True, text=True, timeout=120).stdout
     said = [line for line in shown.splitlines() if line.startswith("kdlib: ")]
     assert "status 2" in shown and len(said) == 1 and words in said[0], shown
     assert "Traceback" not in shown

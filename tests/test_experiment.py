@@ -14,7 +14,7 @@ OTHER = {
     "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
     "revisit_epochs": 9, "transfer": "lost", "alignment": "permuted", "local_epochs": 9, "clients_per_round": 5,
     "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9, "kl": "reverse",
-}  # fmt: skip
+}
 ONE_VALUE = {"strategy", "device", "precision", "task", "alpha"}
 
 
@@ -48,7 +48,7 @@ def test_every_field_decides_the_key(strategy):
     assert names <= set(OTHER), "a new field needs another value in OTHER"
     keys = {smoke(strategy, **{name: OTHER[name]}).key(HASHES) for name in names}
     keys |= {smoke(strategy, alpha=2.0).key(HASHES), experiment.key(HASHES), experiment.key(HASHES | {"test.x": "ef"}),
-             experiment.key(HASHES | {"public.x": "ce"})}  # fmt: skip
+             experiment.key(HASHES | {"public.x": "ce"})}
     assert len(keys) == len(names) + 4
 
 
@@ -81,7 +81,7 @@ def test_strategy_and_classes_decide_the_key_and_words_do_not():
     ({"strategy": "feddf", "clients_per_round": 2}, "clients_per_round is 2; allowed: 3 .* to 6"),
     ({"strategy": "fedavg", "clients_per_round": 7}, "clients_per_round is 7; allowed: 3 .* to 6"),
     ({"device": "tpu"}, "device: .*'cpu'"),
-])  # fmt: skip
+])
 def test_what_cannot_be_is_refused_in_one_line(settings, says):
     wanted = {"strategy": "fedmd", "alpha": 1.0, "profile": "smoke"} | settings
     with pytest.raises(KdlibError, match=says) as error:
@@ -105,7 +105,8 @@ def test_clients_take_architectures_in_turn():
     experiment = smoke(clients=5)
     first, second, third = experiment.architectures
     assert experiment.client_names == tuple(f"client-000{index}" for index in range(5))
-    assert [experiment.architecture_of(name) for name in experiment.client_names] == [first, second, third, first, second]
+    found = [experiment.architecture_of(name) for name in experiment.client_names]
+    assert found == [first, second, third, first, second]
     assert experiment.architecture_of(third) == third
 
 

@@ -8,8 +8,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_layers():
-    linted = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True,
-                            text=True)
+    linter = Path(sys.executable).with_name("lint-imports")
+    linted = subprocess.run([linter, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert linted.returncode == 0, linted.stdout
 
 

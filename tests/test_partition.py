@@ -96,7 +96,7 @@ def test_table_counts_what_the_parts_hold():
     found = partition.Partition([np.array([0, 2, 3]), np.array([1, 4, 5])], draws=7, moved=2, unused=0)
     rows = table(found, labels, ("a", "b"))
     assert rows[["client", "label", "items"]].values.tolist() == [
-        ["a", 0, 1], ["a", 1, 2], ["b", 0, 1], ["b", 1, 1], ["b", 2, 1]]  # fmt: skip
+        ["a", 0, 1], ["a", 1, 2], ["b", 0, 1], ["b", 1, 1], ["b", 2, 1]]
     assert (rows[["draws", "moved", "unused"]] == [7, 2, 0]).all(axis=None)
     two_of_three = -(1 / 3 * np.log(1 / 3) + 2 / 3 * np.log(2 / 3))
     assert label_entropy(rows) == pytest.approx((two_of_three + np.log(3)) / 2)

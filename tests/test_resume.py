@@ -14,8 +14,8 @@ KDLIB = Path(sys.executable).with_name("kdlib")
 
 
 def start(strategy, folder):
-    return subprocess.Popen([KDLIB, "run", "--task", "digits", "--profile", "smoke", "--strategy", strategy, "--alpha", "0.5",
-                             "--runs", folder], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    command = [KDLIB, "run", "--profile", "smoke", "--strategy", strategy, "--alpha", "0.5", "--runs", folder]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def lines(folder):

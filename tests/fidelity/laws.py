@@ -91,7 +91,7 @@ def leak(patch, where):
     """A fault: test items with their labels take the place of the `private` or the `validation` data."""
     deploy = run_module.deploy
     patch.setattr(run_module, "deploy", lambda experiment, drawn, store: deploy(
-        experiment, drawn._replace(**{where: drawn.test}), store))  # fmt: skip
+        experiment, drawn._replace(**{where: drawn.test}), store))
 
 
 def rounds(run):
@@ -151,7 +151,7 @@ def epochs(x, target, size, seed):
 
 
 def fit(model, loss, batches, steps, seed):
-    """The weights after `steps` of Adam on loss + 1e-3 |w|^2 of the last layer; dropout draws from the Step's `seed`."""
+    """The weights after `steps` of Adam on loss + 1e-3 |w|^2 of the last layer; dropout draws from `seed`."""
     adam = torch.optim.Adam(model.parameters(), lr=1e-3, eps=1e-7)
     torch.manual_seed(seed)
     model.train()

@@ -12,7 +12,7 @@ from kdlib import client, feddf
 # Two of an architecture's three clients are called in a round.
 SMALL = {"clients": 9, "clients_per_round": 6, "rounds": 2, "samples": 60, "patience": 2}
 TINY = SMALL | {"clients": 6, "rounds": 1, "local_epochs": 1, "distil_batches": 10, "score_every": 2,
-                "public_items": 200, "alignment_items": 128, "distil_batch": 64, "test_items": 100}  # fmt: skip
+                "public_items": 200, "alignment_items": 128, "distil_batch": 64, "test_items": 100}
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def every_score_is_a_gain(patch):
 @pytest.mark.parametrize(("prepare", "law"), [
     (only_the_start_is_scored, student_starts_at_the_weighted_average),
     (every_score_is_a_gain, student_learns_the_teacher),
-])  # fmt: skip
+])
 def test_law_of_the_student(prepare, law, smoke, monkeypatch):
     settings = TINY | (prepare(monkeypatch) or {})
     law(smoke("feddf", keep=True, **settings))
@@ -143,7 +143,7 @@ def goes_on_from_own_weights(patch):
 
     def own(experiment, store, subject, name):
         return load(experiment, store, subject, f"{subject}/001/weights" if name.startswith("public/001") and
-                    subject.startswith("client") else name)  # fmt: skip
+                    subject.startswith("client") else name)
 
     patch.setattr(client, "load", own)
     return {"rounds": 2}
@@ -214,7 +214,7 @@ def last_weights(patch):
     (taught_by_its_own_architecture, student_learns_the_teacher, "did not learn the teacher of all"),
     (reverse, student_learns_the_teacher, "by the forward KL"),
     (last_weights, best_weights_win, "did not win"),
-], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
+], ids=lambda value: getattr(value, "__name__", ""))
 def test_law_fails_on_its_fault(fault, law, says, smoke, monkeypatch):
     settings = TINY | (fault(monkeypatch) or {})
     faulty = smoke("feddf", keep=True, **settings)

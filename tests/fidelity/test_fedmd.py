@@ -12,7 +12,7 @@ from kdlib.experiment import make_experiment
 
 SMALL = {"clients": 6, "rounds": 2, "samples": 60, "digest_batch": 64, "digest_epochs": 3}
 TINY = SMALL | {"clients": 3, "pretrain_epochs": 1, "transfer_epochs": 1, "revisit_epochs": 1, "digest_epochs": 1,
-                "public_items": 200, "alignment_items": 128, "test_items": 100}  # fmt: skip
+                "public_items": 200, "alignment_items": 128, "test_items": 100}
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def digest_fits_the_consensus(the_run):
                 lambda logits, z: (logits - z).abs().mean(),
                 laws.epochs(x, consensus, experiment.digest_batch, experiment.entropy(round, name, "digest/order")),
                 steps=experiment.digest_epochs * math.ceil(len(x) / experiment.digest_batch),
-                seed=experiment.entropy(round, name, "digest"))  # fmt: skip
+                seed=experiment.entropy(round, name, "digest"))
             laws.close_weights(the_run.store.get(f"{name}/{round:03}/digested"), expected,
                                f"{name} did not digest by mean absolute error")
 
@@ -77,7 +77,7 @@ def digest_comes_nearer(the_run):
         consensus = the_run.store.get(f"public/{round:03}/consensus")["logits"]
         distances += [[(laws.logits(the_run, name, f"{name}/{weights}", x) - consensus).abs().mean()
                        for weights in (f"{round - 1:03}/weights", f"{round:03}/digested")]
-                      for name in the_run.experiment.client_names]  # fmt: skip
+                      for name in the_run.experiment.client_names]
     before, after = np.mean(distances, axis=0)
     assert after < before, "the digest brings the clients no nearer to the consensus"
 
@@ -106,7 +106,8 @@ def digest_skipped(patch):
 
 
 # Long enough for the distance to fall; a digest of a few steps only moves batch norm's statistics.
-LONGER = SMALL | {"clients": 3, "pretrain_epochs": 3, "transfer_epochs": 4, "public_items": None, "alignment_items": 256}
+LONGER = SMALL | {"clients": 3, "pretrain_epochs": 3, "transfer_epochs": 4, "public_items": None,
+                  "alignment_items": 256}
 
 
 def digest_skipped_in_a_longer_run(patch):
@@ -157,7 +158,7 @@ def private_before_public(patch):
     (digest_skipped_in_a_longer_run, {digest_comes_nearer: "no nearer"}),
     (squared_error, {digest_fits_the_consensus: "did not digest"}),
     (revisit_skipped, {revisit_trains_on_private_data: "did not revisit"}),
-], ids=lambda value: getattr(value, "__name__", ""))  # fmt: skip
+], ids=lambda value: getattr(value, "__name__", ""))
 def test_law_fails_on_its_fault(fault, broken, smoke, monkeypatch):
     settings = TINY | (fault(monkeypatch) or {})
     faulty = smoke("fedmd", keep=True, **settings)

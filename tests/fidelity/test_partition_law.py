@@ -16,7 +16,8 @@ def plain(alpha, rng, fair=np.inf):
     for label in np.unique(LABELS):
         share = rng.dirichlet([alpha] * CLIENTS) * [len(items) < fair for items in held]
         ends = np.round(np.cumsum(share) / share.sum() * 1200).astype(int)
-        for items, piece in zip(held, np.split(rng.permutation(np.flatnonzero(LABELS == label)), ends[:-1]), strict=True):
+        own = rng.permutation(np.flatnonzero(label == LABELS))
+        for items, piece in zip(held, np.split(own, ends[:-1]), strict=True):
             items.extend(piece)
     return held
 

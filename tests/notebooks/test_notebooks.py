@@ -1,0 +1,113 @@
+"""Every notebook runs from top to bottom in the smoke profile, and is as it should be on paper."""
+
+import ast
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from kdlib.errors import KdlibError
+from kdlib.reproduce import Sheet, execute
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+KDLIB = Path(sys.executable).with_name("kdlib")
+
+
+def reproduce(place, *arguments):
+    return subprocess.run([KDLIB, "reproduce", "--task", "digits", "--profile", "smoke", "--runs", place / "runs",
+                           "--figures", place / "figures", *arguments], cwd=ROOT, capture_output=True, text=True,
+                          timeout=600)
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory):
+    """The folder of a whole smoke grid: `kdlib reproduce` with two alphas, one seed and the faults."""
+    place = tmp_path_factory.mktemp("grid")
+    done = reproduce(place, "--alphas", "100 0.1", "--seeds", "0", "--faults")
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_the_grid_executes_every_notebook_but_the_quickstart(grid):
+    executed = [path.name for path in (grid / "runs" / "notebooks").glob("*.ipynb")]
+    assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00"}
+    assert len(executed) == 1 + 2 * 2 + 3 + 1, executed
+
+
+def test_the_grid_leaves_its_figures_tables_and_index(grid):
+    names = ("data-digits", "accuracy-digits-smoke", "strategies-digits-smoke", "faults-digits-smoke")
+    assert all((grid / "figures" / f"{name}.{kind}").stat().st_size > 2000 for name in names for kind in ("png", "svg"))
+    rows = {row["figure"]: row for row in csv.DictReader((grid / "figures" / "index.csv").open())}
+    keys = {path.name for path in (grid / "runs").iterdir()}
+    assert set(rows) == {f"{name}.png" for name in names}
+    assert set(rows["accuracy-digits-smoke.png"]["runs"].split()) <= keys
+    assert len(rows["accuracy-digits-smoke.png"]["runs"].split()) == 4 * 2
+    table = list(csv.DictReader((grid / "figures" / "accuracy-digits-smoke.csv").open()))
+    assert len(table) == 4 * 2 and all(0 < float(row["mean"]) < 1 for row in table)
+
+
+def test_a_second_call_runs_nothing_again(grid):
+    def before():
+        return {path: path.stat().st_mtime_ns for path in (grid / "runs").glob("*/re*/*.jsonl")}
+
+    first = before()
+    done = reproduce(grid, "--alphas", "100", "--seeds", "0")
+    assert done.returncode == 0, done.stderr
+    assert before() == first
+
+
+def test_quickstart(tmp_path):
+    made = execute(Sheet("00_quickstart", {"rounds": 2, "runs": str(tmp_path / "runs")}), ROOT / "notebooks", tmp_path)
+    outputs = [output for cell in nbformat.read(made, 4).cells for output in cell.get("outputs", ())]
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+
+
+def test_an_unknown_parameter_is_an_error(tmp_path):
+    with pytest.raises(KdlibError, match=r"02_fedmd.ipynb has no parameter aplha; allowed: task, alpha"):
+        execute(Sheet("02_fedmd", {"aplha": 1}), ROOT / "notebooks", tmp_path)
+
+
+def test_missing_runs_are_named_with_the_command_that_makes_them(tmp_path):
+    with pytest.raises(KdlibError, match=r"8 of 8 runs are not in .* make them with `kdlib reproduce"):
+        execute(Sheet("04_accuracy", {"runs": str(tmp_path)}), ROOT / "notebooks", tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "word"), [
+    (["--alphas", "100 x"], "--alphas"), (["--seeds", ""], "--seeds"), (["--alphas", "-1"], "alpha"),
+    (["--task", "absent.toml"], "absent.toml"), (["--notebooks", "kdlib"], "holds no notebooks"),
+])
+def test_a_mistake_is_told_before_anything_runs(arguments, word, tmp_path):
+    done = reproduce(tmp_path, *arguments)
+    assert done.returncode == 2 and word in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_thin_taught_and_committed_with_its_outputs(path):
+    book = nbformat.read(path, 4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert len(book.cells) <= 25
+    assert len(book.cells) - len(code) >= 0.4 * len(book.cells), "about as much prose as code"
+    assert any("assert" in cell.source for cell in code), "a check"
+    assert any("**Prediction" in cell.source for cell in book.cells), "a prediction"
+    assert any("**Where next.**" in cell.source for cell in book.cells)
+    assert all(cell.execution_count for cell in code), "executed from top to bottom"
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_parameters_and_functions_are_plain(path):
+    cells = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    marked = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    assert len(marked) == 1
+    assert all(isinstance(node, ast.Assign) for node in ast.parse(marked[0].source).body), "unannotated names"
+    nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    assert all(node.end_lineno - node.lineno < 10 for node in functions)
+    assert str(ROOT) not in json.dumps(nbformat.read(path, 4)), "no machine's path"
