@@ -28,10 +28,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def start(experiment: Experiment, subject: str) -> CNN:
     """The random start of the subject's architecture: the same for all its clients, whatever the strategy."""
     architecture = experiment.architecture_of(subject)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.entropy(0, architecture, "start"))
+    generator = torch.Generator().manual_seed(experiment.entropy(0, architecture, "start"))
+    with torch.random.fork_rng(devices=[]):  # PyTorch's own start, at once overwritten, draws from the Step's numbers
         return build(architecture, experiment.task.image, experiment.classes, experiment.width,
-                     experiment.batch_norm_momentum)
+                     experiment.batch_norm_momentum, generator)
 
 
 def load(experiment: Experiment, store: Store, subject: str, name: str) -> CNN:

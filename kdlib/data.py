@@ -122,9 +122,11 @@ def prepare(experiment: Experiment) -> RunData:
     order = experiment.rng(0, "server", "validation").permutation(len(private.y))
     tenth, rest = np.split(order, [len(order) // 10])
     most = experiment.clients * experiment.samples if experiment.samples else len(rest)
-    if min(most, len(rest)) < experiment.clients:
+    if len(rest) < 2 * experiment.clients:
         raise KdlibError(f"{len(rest)} private items are too few for {experiment.clients} clients; "
-                         f"allowed: clients up to {len(rest)}")
+                         f"allowed: clients up to {len(rest) // 2}, two items each")
+    if len(public.y) < 10:
+        raise KdlibError(f"task {task.name} has {len(public.y)} public items; allowed: at least 10")
     return RunData(
         private=private.take(np.sort(rest[:most])),
         validation=private.take(np.sort(tenth[: getattr(experiment, "validation_items", None)])),

@@ -13,7 +13,8 @@ from kdlib.errors import KdlibError
 from kdlib.task import Task, load_task, one_line
 
 Count = Annotated[int, Field(ge=1)]
-Cap = Annotated[int, Field(ge=1)] | None
+Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
+Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
 Architecture = Annotated[str, Field(pattern=r"^cnn(2-\d+-\d+|3-\d+-\d+-\d+|4-\d+-\d+-\d+-\d+)$")]
 
@@ -53,7 +54,7 @@ class Experiment(BaseModel):
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     samples: Cap = None
     test_items: Cap = None
-    batch: Count = 32
+    batch: Batch = 32
     learning_rate: Rate = 1e-3
     batch_norm_momentum: Rate = 0.01
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -118,16 +119,16 @@ class FedMD(Experiment):
     """
 
     strategy: Literal["fedmd"] = "fedmd"
-    public_items: Cap = None
-    alignment_items: Count = 5000
+    public_items: Annotated[int, Field(ge=10)] | None = None
+    alignment_items: Batch = 5000
     pretrain_epochs: Count = 20
-    pretrain_batch: Count = 128
+    pretrain_batch: Batch = 128
     pretrain_patience: Count = 8
     transfer_epochs: Count = 25
     transfer_patience: Count = 10
     min_delta: Annotated[float, Field(ge=0)] = 1e-3
     digest_epochs: Count = 1
-    digest_batch: Count = 256
+    digest_batch: Batch = 256
     revisit_epochs: Count = 2
     transfer: Literal["used", "lost"] = "used"
     alignment: Literal["aligned", "permuted"] = "aligned"
@@ -171,10 +172,10 @@ class FedDF(FedAvg):
     """
 
     strategy: Literal["feddf"] = "feddf"
-    public_items: Cap = None
-    alignment_items: Count = 5000
+    public_items: Annotated[int, Field(ge=10)] | None = None
+    alignment_items: Batch = 5000
     validation_items: Cap = None
-    distil_batch: Count = 128
+    distil_batch: Batch = 128
     distil_batches: Count = 1000
     score_every: Count = 50
     patience: Count = 5

@@ -4,6 +4,7 @@ Those conventions: padding 'same' puts the odd pixel after the image, the averag
 batch norm has eps 1e-3, weights start Glorot-uniform and biases at zero.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -74,7 +75,6 @@ class CNN(nn.Module):
         super().__init__()
         self.blocks = nn.Sequential(*blocks)
         self.linear = nn.Linear(features, classes, bias=False)
-        self.apply(_keras_start)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear(self.blocks(x).flatten(1))
@@ -85,10 +85,10 @@ class CNN(nn.Module):
 
 
 def build(architecture: str, image: tuple[int, int, int], classes: int, width: float = 1.0,
-          batch_norm_momentum: float = 0.01) -> CNN:
+          batch_norm_momentum: float = 0.01, generator: torch.Generator | None = None) -> CNN:
     """The CNN `cnnL-n1-..-nL` with n filters a layer times `width`, for images of (channels, height, width).
 
-    Weights come from torch's global generator. Raises KdlibError where the image is too small for the blocks.
+    Weights come from `generator` (default: torch's own), layer by layer. Raises KdlibError where the image is too small for the blocks.
     """
     kind, *filters = architecture.split("-")
     channels, *size = image
@@ -104,6 +104,7 @@ def build(architecture: str, image: tuple[int, int, int], classes: int, width: f
             layers += [*_pad(pad, nn.ReplicationPad2d), nn.AvgPool2d(2, block.pool.stride)]
         channels = out
     model = CNN(layers, channels * size[0] * size[1], classes)
+    model.apply(functools.partial(_keras_start, generator=generator))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -123,8 +124,8 @@ def _pad(pad, layer) -> list[nn.Module]:
     return [layer(pad)] if any(pad) else []
 
 
-def _keras_start(module: nn.Module) -> None:
+def _keras_start(module: nn.Module, generator: torch.Generator | None) -> None:
     if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
+        nn.init.xavier_uniform_(module.weight, generator=generator)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

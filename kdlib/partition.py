@@ -49,7 +49,8 @@ def _draw(by_class, clients, alpha, fair, rng) -> list[np.ndarray]:
         share = rng.dirichlet(np.full(clients, alpha)) * (held < fair)
         if share.sum() == 0:  # at a tiny alpha all weight may lie on full clients: the rest share evenly
             share = (held < fair).astype(float)
-        cuts = (np.cumsum(share / share.sum()) * len(items)).astype(np.int64)[:-1]
+        total = np.cumsum(share)  # over its own end it is exactly 1: a full last client gets nothing by rounding
+        cuts = (total / total[-1] * len(items)).astype(np.int64)[:-1]
         for client, piece in enumerate(np.split(rng.permutation(items), cuts)):
             pieces[client].append(piece)
             held[client] += len(piece)

@@ -129,7 +129,7 @@ def again(the_run: Run, progress: bool = True) -> bool:
             store = Store(str(place))
             deploy(the_run.experiment, data.prepare(the_run.experiment), store)
             drive(the_run, store, Inline(perform), number, progress)
-            return final_bytes(the_run, store, number) == the_run.result["final_bytes"]
+            return final_bytes(the_run, store, number) == final_bytes(the_run, the_run.store)
 
 
 def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progress: bool) -> None:
