@@ -88,7 +88,8 @@ def build(architecture: str, image: tuple[int, int, int], classes: int, width: f
           batch_norm_momentum: float = 0.01, generator: torch.Generator | None = None) -> CNN:
     """The CNN `cnnL-n1-..-nL` with n filters a layer times `width`, for images of (channels, height, width).
 
-    Weights come from `generator` (default: torch's own), layer by layer. Raises KdlibError where the image is too small for the blocks.
+    Weights come from `generator` (default: torch's own), layer by layer.
+    Raises KdlibError where the image is too small for the blocks.
     """
     kind, *filters = architecture.split("-")
     channels, *size = image

@@ -163,7 +163,7 @@ def test_missing_files_are_all_named_with_what_helps(own_data, own_task):
     ({"shape": (10, 10, 3)}, {}, r"task own says images of shape \[10, 10, 3\], but own has \[10, 10\]"),
     ({"private": (0, 7)}, {}, r"own has no items of class 7; its classes are \[0, 1, 2, 3\]"),
     ({"public_classes": (1, 8, 9)}, {}, "own has no items of class 8, 9;"),
-    ({}, {"clients": 55}, "54 private items are too few for 55 clients; allowed: clients up to 54"),
+    ({}, {"clients": 28}, "54 private items are too few for 28 clients; allowed: clients up to 27, two items each"),
 ])
 def test_data_that_do_not_suit_the_task_are_refused(task, settings, says, own_data, own_task):
     own_data()

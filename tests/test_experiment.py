@@ -81,6 +81,10 @@ def test_strategy_and_classes_decide_the_key_and_words_do_not():
     ({"strategy": "feddf", "clients_per_round": 2}, "clients_per_round is 2; allowed: 3 .* to 6"),
     ({"strategy": "fedavg", "clients_per_round": 7}, "clients_per_round is 7; allowed: 3 .* to 6"),
     ({"device": "tpu"}, "device: .*'cpu'"),
+    ({"samples": 1}, "samples: .*greater than or equal to 2"),
+    ({"batch": 1}, "batch: .*greater than or equal to 2"),
+    ({"alignment_items": 1}, "alignment_items: .*greater than or equal to 2"),
+    ({"public_items": 9}, "public_items: .*greater than or equal to 10"),
 ])
 def test_what_cannot_be_is_refused_in_one_line(settings, says):
     wanted = {"strategy": "fedmd", "alpha": 1.0, "profile": "smoke"} | settings

@@ -1,3 +1,5 @@
+import math
+
 import pydantic
 import pytest
 import torch
@@ -63,6 +65,12 @@ def test_a_record_survives_json_and_is_frozen(experiment, store):
         record.seconds = 0.0
     with pytest.raises(pydantic.ValidationError, match="extra"):
         Record(**record.model_dump(), host="here")
+
+
+def test_a_loss_that_diverged_can_be_read_again(experiment, store):
+    record = Inline(lambda *_: {"loss": float("nan")}).run("key", experiment, store, [Step("train", 1, "a")])
+    text = next(record).model_dump_json()
+    assert math.isnan(Record.model_validate_json(text).metrics["loss"])
 
 
 def test_a_failing_step_gives_no_record(experiment, store):

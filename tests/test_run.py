@@ -223,6 +223,12 @@ def test_again_sees_another_metric_or_weight(change, fresh, monkeypatch):
     assert len(fresh.records(3)) == len(fresh.records(2)) == len(fresh.records())
 
 
+def test_again_sees_that_the_run_itself_was_damaged(fresh):
+    name = next(name for name in fresh.store.names() if name.endswith("/weights"))
+    fresh.store.put(name, {key: tensor + 1 for key, tensor in fresh.store.get(name).items()})
+    assert run.again(fresh, progress=False) is False
+
+
 def test_again_wants_a_complete_run(fresh):
     (fresh.folder / "result.json").unlink()
     with pytest.raises(KdlibError, match="is not complete; run it to its end"):
