@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +26,8 @@ class Sheet(NamedTuple):
     def name(self) -> str:
         """The executed notebook's file name: what differs from sheet to sheet is in it."""
         told = ("task", "profile", "alpha", "seed", *(switch for _, switch, _ in FAULTS))
-        words = [Path(str(self.parameters[word])).stem if word == "task" else f"{self.parameters[word]}"
-                 for word in told if word in self.parameters]
+        values = [self.parameters[word] for word in told if word in self.parameters]
+        words = [f"{value:g}" if isinstance(value, float) else Path(str(value)).stem for value in values]
         return "-".join([self.notebook, *words]) + ".ipynb"
 
 
@@ -34,13 +35,14 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
               notebooks: Path, figures: Path, jobs: int) -> list[Path]:
     """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04.
 
-    Executed notebooks lie in RUNS/notebooks. Returns the figures and tables in `figures`, newest last.
+    Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last.
     Raises KdlibError for values that no run could have, a parameter that a notebook lacks, or a notebook that fails.
     """
     for alpha in alphas:
         make_experiment(task, "fedmd", alpha, seeds[0], profile)
     if not (notebooks / "04_accuracy.ipynb").is_file():
         raise KdlibError(f"{notebooks} holds no notebooks; call this where the repository is, or give --notebooks")
+    began = time.time()
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     here = {name: os.path.relpath(path, notebooks) for name, path in (("runs", runs), ("figures", figures))}
@@ -56,8 +58,8 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
     with tqdm(total=len(grid) + 2, desc="notebooks", unit="notebook") as bar:
         for stage in ([first], grid, [last]):
             _execute(stage, notebooks, runs / "notebooks", jobs, bar)
-    return sorted((path for path in figures.glob("*") if path.suffix in (".png", ".svg", ".csv")),
-                  key=lambda path: path.stat().st_mtime)
+    written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
+    return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)
 
 
 def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
@@ -73,7 +75,7 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     target = outputs / sheet.name
     try:
         papermill.execute_notebook(str(source), str(target), sheet.parameters, cwd=str(notebooks), progress_bar=False,
-                                   log_output=False, extra_arguments=["--log-level=ERROR"])
+                                   log_output=False, extra_arguments=["--log-level=CRITICAL"])
     except papermill.PapermillExecutionError as error:
         raise KdlibError(f"{source.name} failed: {error.ename}: {error.evalue}; see {target}") from error
     return target
