@@ -7,6 +7,7 @@ Objects in the Store: CLIENT/data  CLIENT/R/weights.
 """
 
 from kdlib import client as c
+from kdlib.cohort import last_counted
 from kdlib.experiment import Alone
 from kdlib.invoke import Stage
 from kdlib.store import Store
@@ -21,10 +22,11 @@ def workflow(experiment: Alone):
 
 def train(experiment: Alone, store: Store, round: int, client: str) -> dict[str, float]:
     """Local epochs by cross-entropy from where the client stood."""
-    if round == 1:
+    before = last_counted(store, round - 1, "train", client)
+    if before == 0:
         model = c.start(experiment, client)
     else:
-        model = c.load(experiment, store, client, f"{client}/{round - 1:03}/weights")
+        model = c.load(experiment, store, client, f"{client}/{before:03}/weights")
     metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
     c.save(store, f"{client}/{round:03}/weights", model)
     return metrics
@@ -35,4 +37,5 @@ def evaluate(experiment: Alone, store: Store, round: int, client: str) -> dict[s
     return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
 
 
+NEEDS = {"evaluate": "train"}  # a client that missed the second is not called for the first
 HANDLERS = {"train": train, "evaluate": evaluate}

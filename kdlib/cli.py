@@ -22,24 +22,44 @@ app.add_typer(data_app, name="data")
 INTERRUPTED = 130
 
 Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
+Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
+                                            "shared per architecture, no teacher).")]
 Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
                                         "example clients=12; may be given several times.")]
 Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
+InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), ray "
+                                                            "(side by side, here or on a cluster), http (functions).")]
+Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with Ray here; default: what the cores "
+                                                         "allow.")]
 
 
 @app.command()
 def run(
-    strategy: Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
-                                               "shared per architecture, no teacher).")],
+    strategy: Strategy,
     task: Task = "digits",
     alpha: Alpha = 0.1,
     profile: Profile = "laptop",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
     runs: Runs = Path("runs"),
+    invoker: InvokerName = "inline",
+    address: Address = None,
+    workers: Workers = None,
+    endpoints: Annotated[Path | None, typer.Option(help="The functions' addresses, as `python -m faas up` writes "
+                                                        "them.")] = None,
+    pretrain: Annotated[str, typer.Option(help="With http: where FedMD's pre-training runs.")] = "inline",
+    store: Annotated[str | None, typer.Option(help="URL below which a new run's objects go, such as s3://bucket/runs; "
+                                                   "default: the run's folder.")] = None,
+    deadline: Annotated[float | None, typer.Option(min=0.1, help="With http: seconds that a round's stage waits for "
+                                                                 "its clients; the late ones are left out.")] = None,
+    least_share: Annotated[float, typer.Option(min=0, max=1, help="Of a stage's clients; with fewer in time the round "
+                                                                  "fails.")] = 0.8,
+    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations; the same "
+                                                        "bytes.")] = False,
     again: Annotated[bool, typer.Option("--again", help="Repeat a complete run in an empty store and compare the final "
                                                         "bytes.")] = False,
 ):
@@ -52,19 +72,37 @@ def run(
     experiment = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
 
     from kdlib import run as driver  # only now: a mistake is told before torch is loaded
+    from kdlib.drive import Patience
+    from kdlib.invokers import make_invoker
 
-    the_run = driver.run(experiment, runs)
-    if again and not driver.again(the_run):
+    patience = Patience(deadline, least_share) if deadline else None
+    with make_invoker(invoker, address, workers, endpoints, pretrain) as means:
+        the_run = driver.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
+        same = not again or driver.again(the_run, invoker=means, fused=fused)
+    if not same:
         raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
     result = the_run.result | ({"repeated": "same final bytes"} if again else {})
     typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
 
 
 @app.command()
+def experiment(
+    strategy: Strategy,
+    task: Task = "digits",
+    alpha: Alpha = 0.1,
+    profile: Profile = "laptop",
+    seed: Seed = 0,
+    set_: Set = [],  # noqa: B006  typer copies it
+):
+    """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
+    typer.echo(experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_)).model_dump_json())
+
+
+@app.command()
 def records(run: Annotated[Path, typer.Argument(help="The run's folder, for example runs/5f32ff4ee09d0c31.")],
             csv: Annotated[bool, typer.Option("--csv", help="Every Record as one line of CSV instead.")] = False):
     """What a run did: seconds and bytes per step, accuracy per round."""
-    from kdlib.run import accuracy_by_architecture, load
+    from kdlib.results import accuracy_by_architecture, load
 
     the_run = load(run)
     table = the_run.table
@@ -74,7 +112,7 @@ def records(run: Annotated[Path, typer.Argument(help="The run's folder, for exam
     steps = table.groupby("step", sort=False).agg(calls=("seconds", "size"), seconds=("seconds", "sum"),
                                                   bytes_in=("bytes_in", "sum"), bytes_out=("bytes_out", "sum"))
     typer.echo(steps.round({"seconds": 2}).to_string())
-    if (table["step"] == "evaluate").any():
+    if (the_run.steps["step"] == "evaluate").any():
         wide = accuracy_by_architecture(the_run).pivot(index="round", columns="architecture", values="accuracy")
         typer.echo("\naccuracy\n" + wide.round(3).to_string())
 
@@ -158,6 +196,23 @@ def reproduce(
     typer.echo("figures and tables:")
     for path in made:
         typer.echo(f"  {path}")
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
+    pairs: Annotated[int, typer.Option(min=1, help="How often the sides take turns; three where a side takes over a "
+                                                   "minute.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works; not for quoting.")] = False,
+):
+    """Measure a speed-up anew: both sides in one run, in turn, medians and spread."""
+    from kdlib.bench import BENCHES
+
+    if name not in BENCHES:
+        raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
+    found = BENCHES[name](pairs, quick)
+    typer.echo(found.model_dump_json() if json_ else found.text())
 
 
 def settings(pairs: list[str]) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from kdlib.errors import KdlibError
+from kdlib.machine import has_bf16
 from kdlib.task import Task, load_task, one_line
 
 Count = Annotated[int, Field(ge=1)]
@@ -41,6 +42,8 @@ class Experiment(BaseModel):
     batch, learning_rate: of training on private data (Adam).
     batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
     threads: torch threads of one Step. They decide the last bits, so they belong here; so do device and precision.
+    precision: of convolutions and products in training and prediction; weights, losses and sums stay float32. `auto`
+    becomes bf16 where this CPU has it in hardware, else fp32, before anything else sees it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,9 +62,14 @@ class Experiment(BaseModel):
     batch_norm_momentum: Rate = 0.01
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     device: Literal["cpu"] = "cpu"
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     labelled_public: ClassVar[bool] = False
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _resolved(cls, precision):
+        return ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
 
     @field_validator("architectures")
     @classmethod
@@ -103,8 +111,13 @@ class Experiment(BaseModel):
         return np.random.default_rng(self.entropy(round, subject, purpose))
 
     def key(self, data_hashes: Mapping[str, str]) -> str:
-        """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included."""
-        settings = self.model_dump(mode="json", exclude={"task": {"about"}})
+        """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included.
+
+        Settings at their defaults are left out, so that a setting added later keeps the keys of earlier runs; a
+        default, once published, never changes.
+        """
+        settings = self.model_dump(mode="json", exclude={"task": {"about"}}, exclude_defaults=True)
+        settings["strategy"] = self.strategy
         text = json.dumps([settings, dict(data_hashes)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -168,6 +181,8 @@ class FedDF(FedAvg):
     public_items: public items at most, unlabelled; alignment_items: how many of them teach in a round.
     distil_batches: of distil_batch images at most; score_every batches the student is scored on the validation data,
     validation_items of them at most; patience counts scores without a gain.
+    teachers: `shared`, the clients' logits are predicted once a round; `recomputed`, the original's way, every student
+    predicts them anew for every batch (the same numbers within 1e-5).
     kl: `reverse` brings back the artefact's fault (PAPER: The artefact's faults).
     """
 
@@ -179,6 +194,7 @@ class FedDF(FedAvg):
     distil_batches: Count = 1000
     score_every: Count = 50
     patience: Count = 5
+    teachers: Literal["shared", "recomputed"] = "shared"
     kl: Literal["forward", "reverse"] = "forward"
 
 

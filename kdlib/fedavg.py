@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kdlib import client as c
+from kdlib.cohort import in_time
 from kdlib.experiment import FedAvg
 from kdlib.invoke import Stage
 from kdlib.models import CNN
@@ -34,8 +35,12 @@ def train(experiment: FedAvg, store: Store, round: int, client: str) -> dict[str
 
 def average(experiment: FedAvg, store: Store, round: int, architecture: str) -> dict[str, float]:
     """w = sum_c n_c w_c / sum_c n_c over this round's clients of the architecture."""
-    clients = [name for name in round_robin(experiment, round) if experiment.architecture_of(name) == architecture]
-    store.put(f"public/{round:03}/{architecture}", averaged(store, round, clients))
+    clients = called(experiment, store, round, architecture)
+    if clients:
+        weights = averaged(store, round, clients)
+    else:  # all of them were late: the architecture stays as it is
+        weights = current(experiment, store, round, architecture).state_dict()
+    store.put(f"public/{round:03}/{architecture}", weights)
     return {"clients": len(clients)}
 
 
@@ -44,19 +49,30 @@ def evaluate(experiment: FedAvg, store: Store, round: int, architecture: str) ->
     return c.evaluate(experiment, store, architecture, f"public/{round:03}/{architecture}")
 
 
+NEEDS = {}  # no client's Step rests on another of its own in the same round
 HANDLERS = {"train": train, "average": average, "evaluate": evaluate}
 
 
 def train_locally(experiment: FedAvg, store: Store, round: int, client: str) -> tuple[CNN, dict[str, float]]:
     """A client's part of a round; the trained model is returned and stored with its number of samples."""
-    if round == 1:
-        model = c.start(experiment, client)
-    else:
-        model = c.load(experiment, store, client, f"public/{round - 1:03}/{experiment.architecture_of(client)}")
+    model = current(experiment, store, round, experiment.architecture_of(client))
     metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
     c.save(store, f"{client}/{round:03}/weights", model)
     store.put(f"{client}/{round:03}/samples", {"samples": torch.tensor(metrics["items"])})
     return model, metrics
+
+
+def current(experiment: FedAvg, store: Store, round: int, architecture: str) -> CNN:
+    """The architecture's model that the round's clients begin with: random in the first round."""
+    if round == 1:
+        return c.start(experiment, architecture)
+    return c.load(experiment, store, architecture, f"public/{round - 1:03}/{architecture}")
+
+
+def called(experiment: FedAvg, store: Store, round: int, architecture: str | None = None) -> list[str]:
+    """This round's clients that were in time, of one architecture or of all."""
+    return [name for name in in_time(store, round, "train", round_robin(experiment, round))
+            if architecture in (None, experiment.architecture_of(name))]
 
 
 def averaged(store: Store, round: int, clients: list[str]) -> dict[str, Tensor]:

@@ -9,14 +9,17 @@
 Objects in the Store, R being a round of three digits:
     public/data  CLIENT/data  aggregator/validation  CLIENT/R/weights  CLIENT/R/samples  CLIENT/R/logits
     public/R/teacher  public/R/ARCHITECTURE
+
+With `teachers: recomputed` there is no `teach`: as in the original, every student predicts the teachers' logits itself.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib import client as c
+from kdlib.engine import Batches, KeepBest, accuracy, predict
 from kdlib.experiment import FedDF
-from kdlib.fedavg import averaged, evaluate, train_locally
+from kdlib.fedavg import NEEDS, averaged, called, current, evaluate, train_locally
 from kdlib.invoke import Stage
 from kdlib.selection import round_robin
 from kdlib.store import Store
@@ -26,7 +29,8 @@ def workflow(experiment: FedDF):
     """The Stages of a run, in order; the round's clients take turns."""
     for round in range(1, experiment.rounds + 1):
         yield Stage("train", round_robin(experiment, round), round)
-        yield Stage("teach", ("server",), round)
+        if experiment.teachers == "shared":
+            yield Stage("teach", ("server",), round)
         yield Stage("distil", experiment.architectures, round)
         yield Stage("evaluate", experiment.architectures, round)
 
@@ -34,14 +38,15 @@ def workflow(experiment: FedDF):
 def train(experiment: FedDF, store: Store, round: int, client: str) -> dict[str, float]:
     """w_c by local epochs from the architecture's current weights; then z_c = f(X_r; w_c), the client's logits."""
     model, metrics = train_locally(experiment, store, round, client)
-    logits = c.predict(model, _alignment_sample(experiment, store, round))
-    store.put(f"{client}/{round:03}/logits", {"logits": logits})
+    if experiment.teachers == "shared":
+        logits = predict(experiment, model, _alignment_sample(experiment, store, round))
+        store.put(f"{client}/{round:03}/logits", {"logits": logits})
     return metrics
 
 
 def teach(experiment: FedDF, store: Store, round: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the teacher, the mean logits of all this round's clients, of every architecture."""
-    clients = round_robin(experiment, round)
+    clients = called(experiment, store, round)
     logits = [store.get(f"{client}/{round:03}/logits")["logits"] for client in clients]
     store.put(f"public/{round:03}/teacher", {"logits": c.mean(logits)})
     return {"clients": len(clients)}
@@ -53,14 +58,19 @@ def distil(experiment: FedDF, store: Store, round: int, architecture: str) -> di
     w_0 = sum_c n_c w_c / sum_c n_c over this round's clients of the architecture
     min KL(softmax(z) || softmax(f(X_r; w))), batch mean, temperature 1, one Adam throughout
     """
-    clients = [name for name in round_robin(experiment, round) if experiment.architecture_of(name) == architecture]
-    student = c.start(experiment, architecture)
-    student.load_state_dict(averaged(store, round, clients))
+    clients = called(experiment, store, round, architecture)
+    student = current(experiment, store, round, architecture)
+    if clients:  # else all of them were late, and it goes on from where it was
+        student.load_state_dict(averaged(store, round, clients))
     held = store.get("aggregator/validation")
-    keep = c.KeepBest(lambda model: c.accuracy(model, held["x"], held["y"]), experiment.patience,
-                      every=experiment.score_every)
-    teacher = store.get(f"public/{round:03}/teacher")["logits"]
-    batches = c.Batches(_alignment_sample(experiment, store, round), teacher, experiment.distil_batch,
+    keep = KeepBest(lambda model: accuracy(experiment, model, held["x"], held["y"]), experiment.patience,
+                    every=experiment.score_every)
+    x = _alignment_sample(experiment, store, round)
+    if experiment.teachers == "shared":
+        teacher = store.get(f"public/{round:03}/teacher")["logits"]
+    else:
+        teacher = Recomputed(experiment, store, round, x)
+    batches = Batches(x, teacher, experiment.distil_batch,
                         experiment.entropy(round, architecture, "distil/order"))
     loss = divergence if experiment.kl == "forward" else reversed_divergence
     metrics = c.train(experiment, student, batches, loss, steps=experiment.distil_batches, keep=keep)
@@ -78,6 +88,19 @@ def reversed_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return divergence(teacher, student)
 
 
+class Recomputed:
+    """The teacher's logits for some rows of x, predicted by every client's model each time they are asked for."""
+
+    def __init__(self, experiment: FedDF, store: Store, round: int, x: Tensor):
+        self.experiment, self.x = experiment, x
+        self.models = [c.load(experiment, store, client, f"{client}/{round:03}/weights")
+                       for client in called(experiment, store, round)]
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return c.mean([predict(self.experiment, model, self.x[rows]) for model in self.models])
+
+
+__all__ = ["HANDLERS", "NEEDS", "workflow"]
 HANDLERS = {"train": train, "teach": teach, "distil": distil, "evaluate": evaluate}
 
 

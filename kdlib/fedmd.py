@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib import client as c
+from kdlib.cohort import in_time, last_counted
+from kdlib.engine import Batches, KeepBest, cross_entropy, predict
 from kdlib.experiment import FedMD
 from kdlib.invoke import Stage
 from kdlib.store import Store
@@ -37,6 +39,17 @@ def workflow(experiment: FedMD):
         yield Stage("digest", clients, round)
         yield Stage("revisit", clients, round)
         yield Stage("evaluate", clients, round)
+
+
+def fused_workflow(experiment: FedMD):
+    """The same Steps with the same bytes, a client's from one consensus to the next in a single invocation."""
+    clients = experiment.client_names
+    yield Stage("pretrain", experiment.architectures)
+    yield Stage("transfer+evaluate>communicate", clients)
+    for round in range(1, experiment.rounds + 1):
+        yield Stage("aggregate", ("server",), round)
+        last = round == experiment.rounds
+        yield Stage("digest+revisit+evaluate" if last else "digest+revisit+evaluate>communicate", clients, round)
 
 
 def pretrain(experiment: FedMD, store: Store, round: int, architecture: str) -> dict[str, float]:
@@ -63,7 +76,7 @@ def transfer(experiment: FedMD, store: Store, round: int, client: str) -> dict[s
         model = c.load(experiment, store, client, f"public/000/{experiment.architecture_of(client)}")
     untouched = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if len(own["y"]) < SMALLEST_TO_STOP:
-        batches = c.Batches(own["x"], own["y"], experiment.batch, order)
+        batches = Batches(own["x"], own["y"], experiment.batch, order)
         metrics = c.train(experiment, model, batches, F.cross_entropy, epochs=experiment.transfer_epochs)
     else:
         metrics = _converge(experiment, model, own, client, "transfer", experiment.batch,
@@ -76,25 +89,26 @@ def transfer(experiment: FedMD, store: Store, round: int, client: str) -> dict[s
 
 def communicate(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
     """z_c = f_c(X_r): the client's logits on the round's alignment sample X_r."""
-    model = c.load(experiment, store, client, f"{client}/{round - 1:03}/weights")
-    logits = c.predict(model, _alignment_sample(experiment, store, round, client, "communicate"))
+    model = _own_model(experiment, store, round, client)
+    logits = predict(experiment, model, _alignment_sample(experiment, store, round, client, "communicate"))
     store.put(f"{client}/{round:03}/logits", {"logits": logits})
     return {"items": len(logits)}
 
 
 def aggregate(experiment: FedMD, store: Store, round: int, server: str) -> dict[str, float]:
-    """z = 1/C sum_c z_c: the consensus, the plain mean over all clients."""
-    logits = [store.get(f"{client}/{round:03}/logits")["logits"] for client in experiment.client_names]
+    """z = 1/C sum_c z_c: the consensus, the plain mean over all clients that were in time."""
+    clients = in_time(store, round, "communicate", experiment.client_names)
+    logits = [store.get(f"{client}/{round:03}/logits")["logits"] for client in clients]
     store.put(f"public/{round:03}/consensus", {"logits": c.mean(logits)})
     return {"clients": len(logits)}
 
 
 def digest(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
     """min mean |f_c(X_r) - z|: the client fits its logits to the consensus, with a new Adam."""
-    model = c.load(experiment, store, client, f"{client}/{round - 1:03}/weights")
+    model = _own_model(experiment, store, round, client)
     x = _alignment_sample(experiment, store, round, client, "digest")
     consensus = store.get(f"public/{round:03}/consensus")["logits"]
-    batches = c.Batches(x, consensus, experiment.digest_batch, experiment.entropy(round, client, "digest/order"))
+    batches = Batches(x, consensus, experiment.digest_batch, experiment.entropy(round, client, "digest/order"))
     metrics = c.train(experiment, model, batches, F.l1_loss, epochs=experiment.digest_epochs)
     c.save(store, f"{client}/{round:03}/digested", model)
     return metrics
@@ -113,6 +127,7 @@ def evaluate(experiment: FedMD, store: Store, round: int, client: str) -> dict[s
     return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
 
 
+NEEDS = {"revisit": "digest", "evaluate": "revisit"}  # a client that missed the second is not called for the first
 HANDLERS = {handler.__name__: handler for handler in
             (pretrain, transfer, communicate, aggregate, digest, revisit, evaluate)}
 
@@ -122,9 +137,14 @@ def _converge(experiment, model, data, owner, step, batch, epochs, patience, ord
     shuffled = torch.from_numpy(experiment.rng(0, owner, f"{step}/fifth").permutation(len(data["y"])))
     fifth, rest = shuffled.tensor_split([len(shuffled) // 5])
     held_x, held_y = data["x"][fifth], data["y"][fifth]
-    keep = c.KeepBest(lambda model: -c.cross_entropy(model, held_x, held_y), patience, experiment.min_delta)
-    batches = c.Batches(data["x"][rest], data["y"][rest], batch, order)
+    keep = KeepBest(lambda model: -cross_entropy(experiment, model, held_x, held_y), patience, experiment.min_delta)
+    batches = Batches(data["x"][rest], data["y"][rest], batch, order)
     return c.train(experiment, model, batches, F.cross_entropy, epochs=epochs, keep=keep)
+
+
+def _own_model(experiment, store, round, client):
+    """The client's personal model before the round: of the newest round whose `revisit` it did not miss."""
+    return c.load(experiment, store, client, f"{client}/{last_counted(store, round - 1, 'revisit', client):03}/weights")
 
 
 def _alignment_sample(experiment, store, round, client, step) -> Tensor:

@@ -31,6 +31,11 @@ def difference(before: dict) -> str:
                      if name not in ("cores", "memory", "cpu", "kdlib") and before.get(name) != now[name])
 
 
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; elsewhere bf16 is slower than float32."""
+    return bool({"amx_bf16", "avx512_bf16"} & set(machine()["flags"]))
+
+
 def hardware() -> str:
     """One line for a caption or an index."""
     here = machine()

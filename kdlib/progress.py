@@ -10,13 +10,13 @@ from kdlib.invoke import Record, Step
 class Progress:
     """One tick a Step; the ETA adds up, kind by kind, what is left times the mean seconds seen so far.
 
-    steps: all of the run; done: those that an earlier session carried out.
+    total: Steps of the whole run; left: those that no earlier session carried out.
     """
 
-    def __init__(self, title: str, steps: list[Step], done: set[Step], show: bool):
-        self.left = Counter(step.name for step in steps if step not in done)
+    def __init__(self, title: str, total: int, left: list[Step], show: bool):
+        self.left = Counter(step.name for step in left)
         self.seen: dict[str, list[float]] = defaultdict(list)
-        self.bar = tqdm(total=len(steps), initial=len(steps) - sum(self.left.values()), desc=title, unit="step",
+        self.bar = tqdm(total=total, initial=total - len(left), desc=title, unit="step",
                         disable=not show, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, "
                                                      "{elapsed} so far{postfix}")
 

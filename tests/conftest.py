@@ -1,9 +1,12 @@
 """Fixtures that several files share."""
 
+import os
+import uuid
+
 import numpy as np
 import pytest
 
-from kdlib import data, run
+from kdlib import data, drive, run
 from kdlib.experiment import make_experiment
 
 
@@ -11,12 +14,12 @@ from kdlib.experiment import make_experiment
 def smoke(tmp_path_factory):
     """Carry out a smoke run on `digits` in a new folder; with keep=True no round's objects are swept away."""
 
-    def carry_out(strategy, keep=False, alpha=1.0, seed=0, **settings):
+    def carry_out(strategy, keep=False, alpha=1.0, seed=0, fused=False, **settings):
         experiment = make_experiment("digits", strategy, alpha, seed, profile="smoke", **settings)
         with pytest.MonkeyPatch.context() as patch:
             if keep:
-                patch.setattr(run, "sweep", lambda store, before: None)
-            return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False)
+                patch.setattr(drive, "sweep", lambda store, before: None)
+            return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
 
@@ -56,3 +59,23 @@ def own_data(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """An S3 server, started for the first test that asks for it; see servers.S3Server."""
+    from servers import S3Server  # a second of imports that most files' tests do not need
+
+    server = S3Server(tmp_path_factory.mktemp("s3") / "log")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch):
+    """The URL of an empty place in S3; the environment holds what it takes to read and write there."""
+    for key in [key for key in os.environ if key.startswith("AWS_")]:
+        monkeypatch.delenv(key)
+    for key, value in s3_server.admin.items():
+        monkeypatch.setenv(key, value)
+    return f"s3://runs/{uuid.uuid4().hex}"

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib import client
+from kdlib import client, engine
 from kdlib.experiment import make_experiment
 from kdlib.models import Dropout, build
 
@@ -38,7 +38,7 @@ def number(batch):
 @pytest.mark.parametrize("shape", [(5, 4, 6), (5, 4, 6, 3)], ids=["grey", "colour"])
 def test_images_are_pixels_over_255_with_channels_last_in_memory(shape):
     x = np.random.default_rng(0).integers(256, size=shape).astype(np.uint8)
-    found = client.images(torch.from_numpy(x))
+    found = engine.images(torch.from_numpy(x))
     expected = np.moveaxis(x.reshape(5, 4, 6, -1), 3, 1) / np.float32(255)
     assert found.dtype == torch.float32 and (found.numpy() == expected).all()
     assert found.is_contiguous(memory_format=torch.channels_last)
@@ -49,7 +49,7 @@ def test_images_are_pixels_over_255_with_channels_last_in_memory(shape):
 ])
 def test_an_epoch_has_every_item_once_but_for_a_last_batch_of_one(items, size, sizes):
     x, y = pictures(items)
-    batches = client.Batches(x, y, size, seed=3)
+    batches = engine.Batches(x, y, size, seed=3)
     for _ in range(2):
         epoch = list(batches)
         seen = [index for images, _ in epoch for index in number(images)]
@@ -62,7 +62,7 @@ def test_epochs_are_in_a_new_seeded_order():
     x, y = pictures(40)
 
     def two_epochs(seed):
-        batches = client.Batches(x, y, 8, seed)
+        batches = engine.Batches(x, y, 8, seed)
         torch.rand(3)  # the global generator has no part in it
         return [[index for images, _ in batches for index in number(images)] for _ in range(2)]
 
@@ -87,9 +87,9 @@ def test_the_best_weights_win_and_patience_ends_it(scores, looks, best, settings
         return next(script)
 
     x, y = pictures(12)
-    keep = client.KeepBest(score, **settings, every=every)
+    keep = engine.KeepBest(score, **settings, every=every)
     length = {"epochs": len(scores)} if every is None else {"steps": every * (len(scores) - 1)}
-    metrics = client.train(experiment, model, client.Batches(x, y, 4, 0), F.cross_entropy, **length, keep=keep)
+    metrics = client.train(experiment, model, engine.Batches(x, y, 4, 0), F.cross_entropy, **length, keep=keep)
     assert len(seen) == metrics["scores"] == looks and metrics["best"] == scores[best]
     assert all(torch.equal(tensor, seen[best][name]) for name, tensor in model.state_dict().items())
     assert metrics["batches"] == (3 * looks if every is None else every * (looks - 1))
@@ -98,9 +98,9 @@ def test_the_best_weights_win_and_patience_ends_it(scores, looks, best, settings
 def test_with_every_the_start_is_scored_before_the_first_batch(model, experiment):
     counts = []
     norm = next(layer for layer in model.blocks if isinstance(layer, torch.nn.BatchNorm2d))
-    keep = client.KeepBest(lambda _: counts.append(int(norm.num_batches_tracked)) or 0.0, patience=99, every=3)
+    keep = engine.KeepBest(lambda _: counts.append(int(norm.num_batches_tracked)) or 0.0, patience=99, every=3)
     x, y = pictures(12)
-    client.train(experiment, model, client.Batches(x, y, 4, 0), F.cross_entropy, steps=8, keep=keep)
+    client.train(experiment, model, engine.Batches(x, y, 4, 0), F.cross_entropy, steps=8, keep=keep)
     assert counts == [0, 3, 6]
 
 
@@ -128,8 +128,8 @@ def test_train_makes_adams_steps(model, experiment):
     other.load_state_dict(model.state_dict())
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     x, y = pictures(24)
-    metrics = client.train(experiment, model, client.Batches(x, y, 8, seed=5), F.cross_entropy, epochs=1)
-    adam_by_hand(other, client.Batches(x, y, 8, seed=5), steps=3)
+    metrics = client.train(experiment, model, engine.Batches(x, y, 8, seed=5), F.cross_entropy, epochs=1)
+    adam_by_hand(other, engine.Batches(x, y, 8, seed=5), steps=3)
     assert (metrics["batches"], metrics["items"]) == (3, 24)
     for name, parameter in other.named_parameters():
         if name.startswith("blocks") and name.endswith("bias") and before[name.replace("bias", "weight")].ndim == 4:
@@ -140,7 +140,7 @@ def test_train_makes_adams_steps(model, experiment):
 
 def test_steps_run_over_as_many_epochs_as_they_need(model, experiment):
     x, y = pictures(12)
-    metrics = client.train(experiment, model, client.Batches(x, y, 4, 0), F.cross_entropy, steps=7)
+    metrics = client.train(experiment, model, engine.Batches(x, y, 4, 0), F.cross_entropy, steps=7)
     assert metrics["batches"] == 7
 
 
@@ -148,24 +148,24 @@ def test_train_reports_the_mean_loss_with_the_penalty(model, experiment):
     x, y = pictures(12)
     with torch.no_grad():
         model.linear.weight.zero_()
-    metrics = client.train(experiment, model, client.Batches(x, y, 12, 0), lambda logits, _: logits.sum() * 0 + 5.0,
+    metrics = client.train(experiment, model, engine.Batches(x, y, 12, 0), lambda logits, _: logits.sum() * 0 + 5.0,
                            epochs=2)
     assert metrics == {"loss": 5.0, "batches": 2, "items": 12}
 
 
 @pytest.mark.parametrize("items", [1, 127, 300])
-def test_predict_is_a_plain_evaluation(items, model):
+def test_predict_is_a_plain_evaluation(items, model, experiment):
     x, y = pictures(items)
     for training in (True, False):
         model.train(training)
-        found = client.predict(model, x)
+        found = engine.predict(experiment, model, x)
         assert model.training == training
     with torch.no_grad():
         expected = torch.cat([model(image[None, None] / 255) for image in x])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert client.accuracy(model, x, y) == pytest.approx(float((expected.argmax(1) == y).double().mean()))
+    assert engine.accuracy(experiment, model, x, y) == pytest.approx(float((expected.argmax(1) == y).double().mean()))
     by_hand = -torch.log(expected.softmax(1)[range(items), y]).mean()
-    assert client.cross_entropy(model, x, y) == pytest.approx(float(by_hand), rel=1e-4)
+    assert engine.cross_entropy(experiment, model, x, y) == pytest.approx(float(by_hand), rel=1e-4)
 
 
 def test_mean_is_summed_in_float64_in_the_given_order():

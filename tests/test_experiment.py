@@ -1,9 +1,13 @@
+import hashlib
+import json
+
 import numpy as np
 import pydantic
 import pytest
 
+from kdlib import experiment as experiment_module
 from kdlib.errors import KdlibError
-from kdlib.experiment import PROFILES, STRATEGIES, from_json, make_experiment
+from kdlib.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
 
@@ -13,9 +17,35 @@ OTHER = {
     "public_items": 99, "alignment_items": 99, "pretrain_epochs": 9, "pretrain_batch": 9, "pretrain_patience": 9,
     "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
     "revisit_epochs": 9, "transfer": "lost", "alignment": "permuted", "local_epochs": 9, "clients_per_round": 5,
-    "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9, "kl": "reverse",
+    "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9,
+    "teachers": "recomputed", "kl": "reverse", "precision": "bf16",
 }
-ONE_VALUE = {"strategy", "device", "precision", "task", "alpha"}
+ONE_VALUE = {"strategy", "device", "task", "alpha"}
+
+# A default never changes once published: keys leave defaults out, so another default would give two results one key.
+# A new setting gets a line here; the other lines stay as they are.
+EVERY = {
+    "seed": 0, "clients": 100, "rounds": 20,
+    "architectures": ("cnn2-128-256", "cnn2-128-512", "cnn3-64-128-256", "cnn3-128-192-256", "cnn4-64-64-64-256",
+                      "cnn4-128-192-256-256"),
+    "width": 1.0, "samples": None, "test_items": None, "batch": 32, "learning_rate": 1e-3, "batch_norm_momentum": 0.01,
+    "threads": 1, "device": "cpu", "precision": "fp32",
+}
+DEFAULTS = {
+    "fedmd": EVERY | {
+        "strategy": "fedmd", "public_items": None, "alignment_items": 5000, "pretrain_epochs": 20,
+        "pretrain_batch": 128, "pretrain_patience": 8, "transfer_epochs": 25, "transfer_patience": 10,
+        "min_delta": 1e-3, "digest_epochs": 1, "digest_batch": 256, "revisit_epochs": 2, "transfer": "used",
+        "alignment": "aligned",
+    },
+    "feddf": EVERY | {
+        "strategy": "feddf", "clients_per_round": 20, "local_epochs": 5, "public_items": None, "alignment_items": 5000,
+        "validation_items": None, "distil_batch": 128, "distil_batches": 1000, "score_every": 50, "patience": 5,
+        "teachers": "shared", "kl": "forward",
+    },
+    "alone": EVERY | {"strategy": "alone", "local_epochs": 5},
+    "fedavg": EVERY | {"strategy": "fedavg", "clients_per_round": 20, "local_epochs": 5},
+}
 
 
 def smoke(strategy="fedmd", alpha=1.0, **settings):
@@ -50,6 +80,46 @@ def test_every_field_decides_the_key(strategy):
     keys |= {smoke(strategy, alpha=2.0).key(HASHES), experiment.key(HASHES), experiment.key(HASHES | {"test.x": "ef"}),
              experiment.key(HASHES | {"public.x": "ce"})}
     assert len(keys) == len(names) + 4
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_default_has_changed(strategy):
+    fields = STRATEGIES[strategy].model_fields
+    assert {name: field.default for name, field in fields.items() if not field.is_required()} == DEFAULTS[strategy]
+    assert {name for name, field in fields.items() if field.is_required()} == {"task", "alpha"}
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_the_key_is_of_the_strategy_and_what_is_not_a_default(strategy):
+    def by_hand(**settings):
+        private, public = ({"name": "digits", "classes": classes} for classes in ([0, 1, 2, 3, 4, 5], [6, 7, 8, 9]))
+        task = {"name": "digits", "shape": [28, 28], "private": private, "public": public}
+        text = json.dumps([{"alpha": 0.5, "strategy": strategy, "task": task} | settings, HASHES], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def key(**settings):
+        return make_experiment("digits", strategy, 0.5, profile="paper", **settings).key(HASHES)
+
+    defaults = {name: value for name, value in DEFAULTS[strategy].items() if name not in ("strategy", "seed")}
+    assert key() == key(**defaults) == by_hand()
+    assert key(width=0.5, rounds=3) == by_hand(width=0.5, rounds=3)
+
+
+def test_a_setting_added_later_keeps_the_earlier_keys():
+    class Later(FedMD):
+        added: str = "as before"
+
+    def key(kind, **settings):
+        return kind(task=smoke().task, alpha=1.0, clients=7, **settings).key(HASHES)
+
+    assert key(Later) == key(Later, added="as before") == key(FedMD) != key(Later, added="other")
+
+
+@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_precision_auto_is_resolved_before_the_key(hardware, precision, monkeypatch):
+    monkeypatch.setattr(experiment_module, "has_bf16", lambda: hardware)
+    found, wanted = smoke(precision="auto"), smoke(precision=precision)
+    assert found == wanted and found.key(HASHES) == wanted.key(HASHES)
 
 
 def test_strategy_and_classes_decide_the_key_and_words_do_not():

@@ -37,8 +37,8 @@ def test_curves_are_means_over_an_architectures_clients(made):
     assert len(table) == 2 * 3
     experiment = made[1].experiment
     first = experiment.architectures[0]
-    own = [record.metrics["accuracy"] for record in made[1].records()
-           if record.step == "evaluate" and experiment.architecture_of(record.subject) == first]
+    own = [part.metrics["accuracy"] for record in made[1].records() for step, part in record.done.items()
+           if step.name == "evaluate" and experiment.architecture_of(step.subject) == first]
     assert len(own) == 2
     assert table.query("seed == 1 and architecture == @first")["accuracy"].item() == pytest.approx(np.mean(own))
 

@@ -4,9 +4,10 @@ import json
 import pytest
 import torch
 
-from kdlib import alone, client, data, run
+from kdlib import alone, client, data, perform, results, run
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
+from kdlib.invoke import Step
 
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
@@ -34,14 +35,15 @@ def repeat(the_run):
     return run.run(the_run.experiment, the_run.folder.parent, progress=False)
 
 
-def by_subject(records, step):
-    return {(record.round, record.subject): record.metrics for record in records if record.step == step}
+def by_subject(records, name):
+    return {(step.round, step.subject): part.metrics for record in records for step, part in record.done.items()
+            if step.name == name}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_run_is_its_folder(strategy, runs):
     the_run = runs[strategy]
-    loaded = run.load(the_run.folder)
+    loaded = results.load(the_run.folder)
     assert loaded == the_run and loaded.experiment == the_run.experiment
     assert loaded.key == the_run.experiment.key(data.prepare(the_run.experiment).hashes)
     assert {path.name for path in the_run.folder.iterdir()} == {
@@ -50,19 +52,24 @@ def test_a_run_is_its_folder(strategy, runs):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_the_table_has_a_row_a_step_and_its_architecture(strategy, runs):
+def test_the_tables_have_a_row_an_invocation_and_a_row_a_step(strategy, runs):
     the_run = runs[strategy]
-    table, records = the_run.table, the_run.records()
-    stages = list(run.STRATEGIES[strategy].workflow(the_run.experiment))
-    assert [record.done for record in records] == [step for stage in stages for step in stage.steps]
-    assert len(table) == len(records) and set(table["run"]) == {the_run.key}
-    for record, (_, row) in zip(records, table.iterrows(), strict=True):
-        assert (row["step"], row["round"], row["subject"]) == record.done
-        assert all(row[name] == value for name, value in record.metrics.items())
-        if record.subject == "server":
-            assert row.isna()["architecture"]
-        else:
-            assert row["architecture"] == the_run.experiment.architecture_of(record.subject)
+    table, steps, records = the_run.table, the_run.steps, the_run.records()
+    expected = [step for stage in perform.STRATEGIES[strategy].workflow(the_run.experiment) for step in stage.steps]
+    assert [step for record in records for step in record.done] == expected
+    assert len(table) == len(steps) == len(records) and set(table["run"]) == {the_run.key}
+    for record, (_, row), (_, done) in zip(records, table.iterrows(), steps.iterrows(), strict=True):
+        (part,) = record.parts
+        assert (row["step"], row["round"], row["subject"]) == (record.step, record.round, record.subject)
+        assert (done["step"], done["round"], done["subject"]) in record.done
+        assert (row["bytes_in"], row["seconds"]) == (record.bytes_in, record.seconds)
+        assert all(done[name] == value for name, value in part.metrics.items()) and done["seconds"] == part.seconds
+        assert "parts" not in row and not set(part.metrics) & set(row.index)
+        for shown in (row, done):
+            if record.subject == "server":
+                assert shown.isna()["architecture"]
+            else:
+                assert shown["architecture"] == the_run.experiment.architecture_of(record.subject)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -163,7 +170,7 @@ def test_a_complete_run_is_only_read(fresh, monkeypatch):
         return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = snapshot()
-    monkeypatch.setattr(run, "perform", lambda *_: pytest.fail("a Step was carried out"))
+    monkeypatch.setattr(run.INLINE, "perform", lambda *_: pytest.fail("a Step was carried out"))
     assert repeat(fresh) == fresh and snapshot() == before
 
 
@@ -175,8 +182,8 @@ def test_a_torn_last_line_is_dropped_and_its_step_repeated(torn, fresh, monkeypa
     file.write_bytes(b"".join(lines) + last[:torn])
     (fresh.folder / "result.json").unlink()
     assert len(fresh.records()) == len(lines)
-    ran, perform = [], run.perform
-    monkeypatch.setattr(run, "perform", lambda *args: ran.append(args[2]) or perform(*args))
+    ran = []
+    monkeypatch.setattr(run.INLINE, "perform", lambda *args: ran.append(args[2]) or perform.perform(*args))
     assert repeat(fresh).result["final_bytes"] == whole
     assert [step.name for step in ran] == ["evaluate"] and len(fresh.records()) == len(lines) + 1
 
@@ -238,12 +245,12 @@ def test_again_wants_a_complete_run(fresh):
 def test_a_step_is_seeded_by_itself_alone(fresh):
     """Neither the global generator nor the Steps before it matter, and it leaves the generator as it was."""
     fresh.store.put("client-0000/001/weights", client.start(fresh.experiment, "client-0000").state_dict())
-    step = run.Step("train", 2, "client-0000")
+    step = Step("train", 2, "client-0000")
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
         expected = torch.random.get_rng_state()
-        run.perform(fresh.experiment, fresh.store, step)
+        perform.perform(fresh.experiment, fresh.store, step)
         assert torch.equal(torch.random.get_rng_state(), expected)
         found.append(fresh.store.content("client-0000/002/weights"))
     assert found[0] == found[1]
@@ -266,10 +273,10 @@ def test_an_alignment_sample_that_is_capped_is_said_once(wanted, said, tmp_path,
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(KdlibError, match=r"holds no run: No such file or directory: experiment\.json"):
-        run.load(tmp_path)
+        results.load(tmp_path)
     (tmp_path / "experiment.json").write_text("{}")
     with pytest.raises(KdlibError, match="not an experiment"):
-        run.load(tmp_path)
+        results.load(tmp_path)
 
 
 def test_nothing_is_written_for_an_experiment_that_cannot_run(tmp_path):
@@ -285,4 +292,4 @@ def test_busy_seconds_leave_out_the_time_between_two_sessions(runs):
     records = [record.model_copy(update={"started": float(start), "seconds": float(seconds), "around": 0.0})
                for start, seconds in times]
     for order in itertools.permutations(records):
-        assert run.busy_seconds(list(order)) == pytest.approx(7 + 2)
+        assert results.busy_seconds(list(order)) == pytest.approx(7 + 2)

@@ -40,10 +40,16 @@ def no_test_label_decides(run, relabelled):
     """With all test labels altered the metrics differ, and every other stored byte is the same."""
     names = run.store.names()
     assert names == relabelled.store.names()
-    before, after = ([(r.done, r.metrics) for r in of.records() if r.step == "evaluate"] for of in (run, relabelled))
+    before, after = (metrics(of, "evaluate") for of in (run, relabelled))
     assert before != after, "the altered labels changed no metric, so nothing is shown"
     changed = [name for name in names if run.store.content(name) != relabelled.store.content(name)]
     assert changed == ["public/test"], "a test label reached a decision"
+
+
+def metrics(run, name, round=None):
+    """(round, subject) -> metrics of all the Steps of that name, or of one round's."""
+    return {(step.round, step.subject): part.metrics for record in run.records() for step, part in record.done.items()
+            if step.name == name and round in (None, step.round)}
 
 
 def sample_rows(run, round, weights):

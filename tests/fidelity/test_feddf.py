@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import client, feddf
+from kdlib import client, fedavg, feddf
 
 # Two of an architecture's three clients are called in a round.
 SMALL = {"clients": 9, "clients_per_round": 6, "rounds": 2, "samples": 60, "patience": 2}
@@ -57,7 +57,7 @@ def teacher_is_the_mean_over_all(the_run):
 def student_starts_at_the_weighted_average(the_run):
     """Of a run whose only score is that of the start: it won, and is sum_c n_c w_c / sum_c n_c."""
     sizes = {len(the_run.store.get(f"{name}/data")["y"]) for name in the_run.experiment.client_names}
-    assert len(sizes) > 1 and {record.metrics["scores"] for record in _distilled(the_run, 1)} == {1}
+    assert len(sizes) > 1 and {done["scores"] for done in laws.metrics(the_run, "distil", 1).values()} == {1}
     for architecture in the_run.experiment.architectures:
         student, average = the_run.store.get(f"public/001/{architecture}"), _average(the_run, 1, architecture)
         for name in student:
@@ -89,11 +89,13 @@ def best_weights_win(the_run):
     """The stored student scores on the validation data what the best score says, and no less than its start."""
     held = the_run.store.get("aggregator/validation")
     for round in laws.rounds(the_run):
-        for record in _distilled(the_run, round):
-            model = laws.load(the_run, record.subject, f"public/{round:03}/{record.subject}")
-            assert laws.accuracy(model, held) == pytest.approx(record.metrics["best"]), "the best weights did not win"
-            start = _averaged_start(the_run, round, record.subject)
-            assert record.metrics["best"] >= laws.accuracy(start, held) - 1e-6, "the start was better"
+        distilled = laws.metrics(the_run, "distil", round)
+        assert {subject for _, subject in distilled} == set(the_run.experiment.architectures)
+        for (_, architecture), done in distilled.items():
+            model = laws.load(the_run, architecture, f"public/{round:03}/{architecture}")
+            assert laws.accuracy(model, held) == pytest.approx(done["best"]), "the best weights did not win"
+            start = _averaged_start(the_run, round, architecture)
+            assert done["best"] >= laws.accuracy(start, held) - 1e-6, "the start was better"
 
 
 LAWS = (phase_order, laws.parts, train_goes_on_from_the_distilled, one_sample_for_all, teacher_is_the_mean_over_all,
@@ -114,7 +116,7 @@ def only_the_start_is_scored(patch):
 def every_score_is_a_gain(patch):
     """So the last weights win, and the whole way from the start is seen."""
     rising = itertools.count()
-    patch.setattr(client, "accuracy", lambda *_: float(next(rising)))
+    patch.setattr(feddf, "accuracy", lambda *_: float(next(rising)))
 
 
 @pytest.mark.parametrize(("prepare", "law"), [
@@ -139,13 +141,16 @@ def evaluate_after_the_next_round_began(patch):
 
 
 def goes_on_from_own_weights(patch):
-    load = client.load
+    train_locally = fedavg.train_locally
 
-    def own(experiment, store, subject, name):
-        return load(experiment, store, subject, f"{subject}/001/weights" if name.startswith("public/001") and
-                    subject.startswith("client") else name)
+    def own(experiment, store, round, name):
+        with pytest.MonkeyPatch.context() as within:
+            if round > 1:
+                weights = client.load(experiment, store, name, f"{name}/{round - 1:03}/weights")
+                within.setattr(fedavg, "current", lambda *_: weights)
+            return train_locally(experiment, store, round, name)
 
-    patch.setattr(client, "load", own)
+    patch.setattr(feddf, "train_locally", own)
     return {"rounds": 2}
 
 
@@ -195,12 +200,13 @@ def reverse(patch):
 
 
 def last_weights(patch):
-    class KeepLast(client.KeepBest):
-        def on_train_batch_end(self, trainer, module, *others):
-            super().on_train_batch_end(trainer, module, *others)
-            self.weights = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+    class KeepLast(feddf.KeepBest):
+        def look(self, model):
+            stop = super().look(model)
+            self.weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            return stop
 
-    patch.setattr(client, "KeepBest", KeepLast)
+    patch.setattr(feddf, "KeepBest", KeepLast)
 
 
 @pytest.mark.parametrize(("fault", "law", "says"), [
@@ -251,10 +257,6 @@ def _kl(p, q):
 def _chosen(the_run, round):
     """The clients that the round's records say were called."""
     return sorted(record.subject for record in the_run.records() if (record.step, record.round) == ("train", round))
-
-
-def _distilled(the_run, round):
-    return [record for record in the_run.records() if (record.step, record.round) == ("distil", round)]
 
 
 def _teacher(the_run, round):

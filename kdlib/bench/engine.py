@@ -1,0 +1,142 @@
+"""The local engine against a plain loop, and what Lightning, the Store and Ray add to it."""
+
+import functools
+import math
+import tempfile
+import time
+
+import torch
+import torch.nn.functional as F
+
+from kdlib import client, data, run
+from kdlib.bench import plain
+from kdlib.bench.measure import Bench, alternate, finish, ratio, workers
+from kdlib.engine import Batches, predict
+from kdlib.experiment import Experiment, make_experiment
+from kdlib.invoke import Step
+from kdlib.perform import perform
+from kdlib.store import Store
+
+HEADLINE = "cnn2-128-256"
+BATCH = 128
+
+# Images a second of the plain loop on the headline's CNN, 2 threads, on a machine with AMX: what ours is held against.
+PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
+
+
+def bench_train(pairs: int, quick: bool) -> Bench:
+    """Training images a second, plain against engine, for each architecture of the zoo at full width."""
+    return _plain_against_engine("train", pairs, 1 if quick else 4)
+
+
+def bench_predict(pairs: int, quick: bool) -> Bench:
+    """Prediction likewise."""
+    return _plain_against_engine("predict", pairs, 1 if quick else 8)
+
+
+def _plain_against_engine(name, pairs, batches) -> Bench:
+    experiment = make_experiment("digits", "feddf", 100, profile="paper", threads=2, precision="auto", batch=BATCH)
+    seconds, factors = {}, {}
+    # Two processes: what the engine asks of the allocator must not help the plain side.
+    with workers(1) as plain_worker, workers(1) as engine_worker:
+        for architecture in experiment.architectures:
+            arguments = experiment, architecture, batches
+            sides = {f"{architecture} {way}": functools.partial(_in, pool, _seconds, name, way, *arguments)
+                     for way, pool in (("plain", plain_worker), ("engine", engine_worker))}
+            found = alternate(sides, pairs, architecture)
+            factors[architecture] = ratio(*found.values())
+            seconds |= found
+    bench = finish(name, factors[HEADLINE], factors, seconds, experiment.threads,
+                   dict.fromkeys(seconds, batches * BATCH))
+    low, high = PLAIN_ELSEWHERE[name]
+    rate = bench.sides[f"{HEADLINE} plain"].per_second
+    bench.notes = [f"engine in {experiment.precision}, batches of {BATCH}"]
+    if not 0.8 * low <= rate <= 1.2 * high:
+        bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: this is "
+                           f"another CPU ({bench.machine['cpu']}, {bench.machine['cores']} cores); the ratio compares "
+                           "both sides on this one")
+    return bench
+
+
+def _in(pool, function, *arguments):
+    return pool.submit(function, *arguments).result()
+
+
+def _seconds(name, way, experiment, architecture, batches) -> float:
+    """In a worker: how long one side takes for `batches` batches of digits."""
+    torch.set_num_threads(experiment.threads)
+    drawn = data.prepare(experiment)
+    x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[: batches * BATCH]
+    y = torch.from_numpy(drawn.private.y).repeat(4)[: batches * BATCH]
+    model = plain.model(experiment, architecture) if way == "plain" else client.start(experiment, architecture)
+    side = {
+        "train plain": lambda: plain.train(experiment, model, x, y, BATCH, batches),
+        "train engine": lambda: client.train(experiment, model, Batches(x, y, BATCH, 0), F.cross_entropy, epochs=1),
+        "predict plain": lambda: plain.predict(model, x, BATCH),
+        "predict engine": lambda: predict(experiment, model, x),
+    }[f"{name} {way}"]
+    clock = time.perf_counter()
+    side()
+    return time.perf_counter() - clock
+
+
+def bench_overhead(pairs: int, quick: bool) -> Bench:
+    """A client's training through Lightning and Store against the same loop bare; Ray against two plain processes.
+
+    ratio: the first, 1.0 being no overhead. The plain processes divide the same Steps evenly, without Ray.
+    """
+    from kdlib.invoke_ray import Ray
+
+    with tempfile.TemporaryDirectory() as place:
+        experiment, store = _deployed(place, seconds=0.2 if quick else 2.2)
+        one, steps = Step("train", 1, "client-0000"), [Step("train", 1, "client-0000")] * (4 if quick else 8)
+        seconds = alternate({"bare": lambda: _bare(experiment, store),
+                             "kdlib": lambda: perform(experiment, store, one) and None}, pairs, "kdlib")
+        invoker = Ray(perform, workers=2)
+        with workers(2) as pool:
+            halves = [(experiment, store.url, steps[0::2]), (experiment, store.url, steps[1::2])]
+            list(pool.map(_half, halves))  # start-up apart, for both
+            list(invoker.run("bench", experiment, store, steps))
+            seconds |= alternate({
+                "two processes": lambda: list(pool.map(_half, halves)) and None,
+                "ray": lambda: list(invoker.run("bench", experiment, store, steps)) and None,
+                "inline": lambda: [perform(experiment, store, step) for step in steps] and None}, pairs, "ray")
+        invoker.close()
+    factors = {"kdlib over bare": ratio(seconds["kdlib"], seconds["bare"]),
+               "ray over two processes": ratio(seconds["ray"], seconds["two processes"]),
+               "inline over ray": ratio(seconds["inline"], seconds["ray"])}
+    return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads)
+
+
+def _deployed(place: str, seconds: float) -> tuple[Experiment, Store]:
+    """An experiment whose client trains for about `seconds`, and the store that it works on."""
+    kept = Store(place)
+    settings = {"clients": 6, "samples": None, "width": 0.25}
+    probe = make_experiment("digits", "alone", 100, **settings, local_epochs=1)
+    run.deploy(probe, data.prepare(probe), kept)
+    _bare(probe, kept)
+    clock = time.perf_counter()
+    _bare(probe, kept)
+    epochs = math.ceil(seconds / (time.perf_counter() - clock))
+    return make_experiment("digits", "alone", 100, **settings, local_epochs=epochs), kept
+
+
+def _bare(experiment, store) -> None:
+    """What `alone.train` does, as a bare loop: the same model, batches and Adam."""
+    torch.set_num_threads(experiment.threads)
+    own = store.get("client-0000/data")
+    model = client.start(experiment, "client-0000").train()
+    optimiser = torch.optim.Adam(model.parameters(), lr=experiment.learning_rate, eps=1e-7, fused=True)
+    batches = Batches(own["x"], own["y"], experiment.batch, 0)
+    for _ in range(experiment.local_epochs):
+        for x, y in batches:
+            optimiser.zero_grad()
+            (F.cross_entropy(model(x), y) + model.penalty()).backward()
+            optimiser.step()
+
+
+def _half(work) -> None:
+    experiment, url, steps = work
+    store = Store(url)
+    for step in steps:
+        perform(experiment, store, step)

@@ -1,0 +1,48 @@
+"""FedMD at 10 to 1,000 clients: seconds a round, memory of the driving process, size of the store."""
+
+import resource
+import tempfile
+
+from kdlib import run
+from kdlib.bench.measure import Bench, alternate, finish, workers
+from kdlib.experiment import make_experiment
+
+CLIENTS = (10, 30, 100, 300, 1000)
+
+
+def bench_scale(pairs: int, quick: bool) -> Bench:
+    """Two rounds at tiny width, each number of clients in a process of its own; MNIST, 50 images a client.
+
+    ratio: the largest seconds per client and round over the least, 1.0 being exactly linear.
+    """
+    sizes, facts = CLIENTS[:2] if quick else CLIENTS, {}
+
+    def side(clients):
+        # The peak of a process never falls, so each size has a new one.
+        with workers(1) as pool:
+            seconds, facts[clients] = pool.submit(_rounds, clients).result()
+        return seconds
+
+    sides = {f"{clients} clients": lambda clients=clients: side(clients) for clients in sizes}
+    seconds = alternate(sides, pairs, "scale")
+    bench = finish("scale", 1.0, {}, seconds, 1)
+    each = {clients: bench.sides[f"{clients} clients"].median / clients for clients in sizes}
+    bench.ratio = max(each.values()) / min(each.values())
+    bench.factors = {f"{clients} clients": value / min(each.values()) for clients, value in each.items()}
+    for clients, (memory, stored) in facts.items():
+        bench.facts |= {f"{clients} clients: ms a client and round": 1e3 * each[clients],
+                        f"{clients} clients: peak memory, GiB": memory, f"{clients} clients: store, MiB": stored}
+    bench.notes = ["FedMD, second of two rounds, width 1/16, 50 images a client, one process, one thread"]
+    return bench
+
+
+def _rounds(clients):
+    experiment = make_experiment("mnist", "fedmd", 100, profile="smoke", clients=clients, samples=50, rounds=2,
+                                 pretrain_epochs=1, transfer_epochs=1, test_items=100, alignment_items=128)
+    with tempfile.TemporaryDirectory() as place:
+        made = run.run(experiment, place, progress=False)
+        second = made.table.query("round == 2")
+        last = second.iloc[-1]
+        stored = sum(file.stat().st_size for file in (made.folder / "store").rglob("*") if file.is_file())
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return float(last["started"] + last["seconds"] - second["started"].min()), (memory, stored / 2**20)

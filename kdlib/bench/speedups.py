@@ -1,0 +1,158 @@
+"""The paper's two optimisations and ours: C4 (pretrain), C5 (distil), and FedMD's fused round."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import torch
+
+from kdlib import client, data, run
+from kdlib.bench import plain
+from kdlib.bench.measure import Bench, alternate, finish, ratio, workers
+from kdlib.engine import Batches, predict
+from kdlib.experiment import make_experiment
+from kdlib.feddf import divergence
+from kdlib.invoke import Step
+from kdlib.invoke_ray import Ray
+from kdlib.perform import perform
+from kdlib.store import Store
+
+CLIENTS = 100
+TEACHERS = 20
+BATCHES = (40, 1000)  # of a distillation
+ITEMS = 5000  # of an alignment sample
+
+
+def bench_pretrain(pairs: int, quick: bool) -> Bench:
+    """C4: public transfer learning for 100 clients of 6 architectures, one after another / once each / side by side."""
+    clients = 12 if quick else CLIENTS
+    experiment = make_experiment("digits", "fedmd", 100, clients=clients, **({"pretrain_epochs": 1} if quick else {}))
+    steps = [Step("pretrain", 0, architecture) for architecture in experiment.architectures]
+    every = [Step("pretrain", 0, experiment.architecture_of(name)) for name in experiment.client_names]
+    with _store_for(experiment) as store, contextlib.closing(Ray(perform, workers=2)) as ray:
+        list(ray.run("bench", experiment, store, steps))  # start-up apart
+        seconds = alternate({
+            "one after another, per client": lambda: [perform(experiment, store, step) for step in every] and None,
+            "once per architecture": lambda: [perform(experiment, store, step) for step in steps] and None,
+            "side by side (ray, 2 workers)": lambda: list(ray.run("bench", experiment, store, steps)) and None,
+        }, pairs, "pretrain")
+    client_by_client, once, side_by_side = seconds.values()
+    return finish("pretrain", ratio(client_by_client, side_by_side),
+                  {"de-duplication": ratio(client_by_client, once), "parallelism": ratio(once, side_by_side)},
+                  seconds, experiment.threads,
+                  notes=[f"{clients} clients, {len(steps)} architectures, laptop profile on digits; the paper: 3.5x"])
+
+
+def bench_distil(pairs: int, quick: bool) -> Bench:
+    """C5: 6 students taught by 20 clients, as the original does it, then each optimisation added, no early stop.
+
+    Every side is measured on a few batches and on the teachers' prediction, and scaled to 40 and to 1,000 batches.
+    """
+    teachers, items, measured = (6, 256, (1, 2)) if quick else (TEACHERS, ITEMS, (4, 20))
+    experiment = make_experiment("digits", "feddf", 100, clients=teachers, clients_per_round=teachers, distil_batch=128,
+                                 alignment_items=items, precision="auto")
+    x = torch.from_numpy(data.prepare(experiment).public.x).repeat(10, 1, 1)[:items]
+    students, names = experiment.architectures, experiment.client_names
+    # Plain work has processes of its own: what the engine asks of the allocator must not help it.
+    with workers(2) as plain_workers, workers(2) as engine_workers:
+
+        def parallel(function, of, *args):
+            pool = engine_workers if args[-1] == "engine" else plain_workers
+            for one in [pool.submit(function, experiment, one, x, *args) for one in of]:
+                one.result()
+
+        few, more = measured
+
+        def sequential():
+            for one in students:
+                _distil(experiment, one, x, few, "recomputed")
+
+        seconds = alternate({
+            "recomputed, sequential": sequential,
+            "recomputed, parallel": lambda: parallel(_distil, students, few, "recomputed"),
+            "teachers' logits once": lambda: parallel(_teach, names, "plain"),
+            "shared teachers, parallel": lambda: parallel(_distil, students, more, "plain"),
+            "teachers' logits once (engine)": lambda: parallel(_teach, names, "engine"),
+            "shared teachers, parallel, engine": lambda: parallel(_distil, students, more, "engine"),
+        }, pairs, "distil")
+    factors, extrapolated = {}, {}
+    for batches in BATCHES:
+        scaled = {
+            "sequential": _scaled(seconds["recomputed, sequential"], batches / few),
+            "parallel": _scaled(seconds["recomputed, parallel"], batches / few),
+            "shared": _scaled(seconds["shared teachers, parallel"], batches / more, seconds["teachers' logits once"]),
+            "engine": _scaled(seconds["shared teachers, parallel, engine"], batches / more,
+                              seconds["teachers' logits once (engine)"]),
+        }
+        factors |= {f"{batches} batches: parallel": ratio(scaled["sequential"], scaled["parallel"]),
+                    f"{batches} batches: shared teachers": ratio(scaled["parallel"], scaled["shared"]),
+                    f"{batches} batches: engine": ratio(scaled["shared"], scaled["engine"]),
+                    f"{batches} batches: in all": ratio(scaled["sequential"], scaled["engine"])}
+        extrapolated |= {f"recomputed teachers at {batches} batches": batches / few,
+                         f"shared teachers at {batches} batches": batches / more}
+    return finish("distil", factors[f"{BATCHES[-1]} batches: in all"], factors, seconds, experiment.threads,
+                  extrapolated=extrapolated,
+                  notes=[f"{teachers} teachers, {len(students)} students, {items} alignment items, batches of 128, "
+                         f"width {experiment.width:g}; engine in {experiment.precision}; the paper: 1.76x"])
+
+
+def _distil(experiment, architecture, x, batches, way) -> None:
+    """One student's distillation; way: recomputed (plain, teachers predicted for every batch), plain, or engine."""
+    torch.set_num_threads(experiment.threads)
+    logits = torch.zeros(len(x), experiment.classes)
+    if way == "engine":
+        client.train(experiment, client.start(experiment, architecture), Batches(x, logits, experiment.distil_batch, 0),
+                     divergence, steps=batches)
+        return
+    target = logits
+    if way == "recomputed":
+        teachers = [plain.model(experiment, name).eval() for name in experiment.client_names]
+
+        def target(seen):
+            with torch.no_grad():
+                return torch.stack([teacher(seen) for teacher in teachers]).mean(0)
+    student = plain.model(experiment, architecture)
+    plain.train(experiment, student, x, target, experiment.distil_batch, batches, divergence)
+
+
+def _teach(experiment, name, x, way) -> None:
+    """One client's logits on the alignment sample, right after its training."""
+    torch.set_num_threads(experiment.threads)
+    if way == "engine":
+        predict(experiment, client.start(experiment, name), x)
+    else:
+        plain.predict(plain.model(experiment, name), x, experiment.distil_batch)
+
+
+def _scaled(seconds, factor, once=None) -> list[float]:
+    return [value * factor + fixed for value, fixed in zip(seconds, once or [0.0] * len(seconds), strict=True)]
+
+
+def bench_fused(pairs: int, quick: bool) -> Bench:
+    """FedMD's round in four invocations a client against one: invocations, bytes through the Store, seconds, bytes."""
+    experiment = make_experiment("digits", "fedmd", 0.1, profile="smoke" if quick else "laptop", rounds=3)
+    with tempfile.TemporaryDirectory() as place:
+        made, count = {}, iter(range(1000))
+
+        def side(fused):
+            folder = Path(place) / str(next(count))
+            made[fused] = run.run(experiment, folder, progress=False, fused=fused)
+            table = made[fused].table
+            return float(table.query("round == 2")["seconds"].sum())  # a round between the first and the last
+
+        seconds = alternate({"four invocations": lambda: side(False), "one invocation": lambda: side(True)}, pairs)
+        rounds = {fused: one.table.query("round == 2 and step != 'aggregate'") for fused, one in made.items()}
+        same = made[True].result["final_bytes"] == made[False].result["final_bytes"]
+    moved = {fused: float((table["bytes_in"] + table["bytes_out"]).sum()) for fused, table in rounds.items()}
+    factors = {"invocations": len(rounds[False]) / len(rounds[True]), "bytes moved": moved[False] / moved[True],
+               "seconds": ratio(*seconds.values()), "same final bytes": float(same)}
+    return finish("fused", factors["invocations"], factors, seconds, experiment.threads,
+                  notes=["of the clients in the second of three rounds, warm"])
+
+
+@contextlib.contextmanager
+def _store_for(experiment):
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(place)
+        run.deploy(experiment, data.prepare(experiment), store)
+        yield store

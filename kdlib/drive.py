@@ -1,0 +1,119 @@
+"""Drives a strategy's workflow: stage by stage, with resume, progress, and patience for late clients."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from kdlib import cohort
+from kdlib.errors import KdlibError
+from kdlib.experiment import Experiment
+from kdlib.invoke import Invoker, Record, Stage, Step
+from kdlib.perform import STRATEGIES
+from kdlib.progress import Progress
+from kdlib.results import Run, whole_lines
+from kdlib.store import Store
+
+KEPT = ("consensus", "teacher")  # of every round; of the rest only what the last round left
+
+log = logging.getLogger("kdlib")
+
+
+class Patience(NamedTuple):
+    """How a round deals with clients that are late or fail.
+
+    deadline: seconds that a stage waits for its clients; least_share: of them, 0-1, below which the round fails.
+    """
+
+    deadline: float
+    least_share: float
+
+
+def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progress: bool, fused: bool = False,
+          patience: Patience | None = None) -> None:
+    """Carry out every Step that has no Record yet, stage by stage, and append the Records as they come.
+
+    Without `patience` the first Step that fails ends it. With it, clients that miss the deadline or fail are left out
+    of what follows in the round, which is written down first (kdlib.cohort); raises KdlibError where too few are left.
+    """
+    experiment = the_run.experiment
+    stages, clients = list(_stages(experiment, fused)), set(experiment.client_names)
+    file = the_run.folder / "records" / f"{invoker.name}-{repetition}.jsonl"
+    file.parent.mkdir(exist_ok=True)
+    whole_lines(file, mend=True)
+    done = {step for record in the_run.records(repetition) for step in record.done}
+    # Of a fused Step begun in single ones only the rest is left: what its first parts read may be swept away already.
+    left = {stage: [Step.fused(rest) for step in stage.steps if (rest := [p for p in step.parts if p not in done])]
+            for stage in stages}
+    title = f"{experiment.task.name} {experiment.strategy} alpha {experiment.alpha:g} seed {experiment.seed}"
+    with file.open("a") as lines, Progress(title, sum(len(stage.subjects) for stage in stages),
+                                           [step for steps in left.values() for step in steps], progress) as bar:
+        for earlier, stage in zip([None, *stages], stages, strict=False):
+            if earlier and earlier.round < stage.round:
+                sweep(store, stage.round - 1)
+            steps = [step for step in left[stage] if _counts(experiment, store, step)]
+            waits = patience and stage.round and set(stage.subjects) <= clients
+            for record in (_patiently(the_run.key, experiment, store, invoker, stage, steps, patience) if waits else
+                           invoker.run(the_run.key, experiment, store, steps)):
+                lines.write(record.model_dump_json() + "\n")
+                lines.flush()
+                bar.tick(record)
+    sweep(store, experiment.rounds)
+
+
+def _counts(experiment: Experiment, store: Store, step: Step) -> bool:
+    """False where it is written down that the Step's client missed it, or what it rests on in the same round."""
+    first = step.parts[0]
+    rests_on = STRATEGIES[experiment.strategy].NEEDS.get(first.name, first.name)
+    return step.subject not in experiment.client_names or all(
+        cohort.in_time(store, step.round, name, [step.subject]) for name in (first.name, rests_on))
+
+
+def _patiently(key: str, experiment: Experiment, store: Store, invoker: Invoker, stage: Stage, steps: list[Step],
+               patience: Patience) -> Iterator[Record]:
+    """The Records of those that answer before the deadline; then it is written down who that was."""
+    if not hasattr(invoker, "attempt"):
+        raise KdlibError(f"a deadline is for functions, which may be late; allowed: --invoker http, not {invoker.name}")
+    missed: dict[Step, KdlibError] = {}
+    timer = threading.Timer(patience.deadline, invoker.cancel)
+    timer.start()
+    try:
+        for step, outcome in invoker.attempt(key, experiment, store, steps):
+            if isinstance(outcome, Record):
+                yield outcome
+            else:
+                missed[step] = outcome
+    finally:
+        timer.cancel()
+    there = [step.subject for step in stage.steps if step not in missed and _counts(experiment, store, step)]
+    if len(there) < patience.least_share * len(stage.subjects):
+        reasons = "; ".join(map(str, missed.values()))
+        share = f"{len(there)} of {len(stage.subjects)} clients did {stage.name}"
+        raise KdlibError(f"round {stage.round}: {share}, allowed: a share of {patience.least_share:g} or more; "
+                         f"{reasons}; the same command tries again")
+    for why in missed.values():
+        log.warning("kdlib: left out of round %d: %s", stage.round, why)
+    if len(there) < len(stage.subjects):
+        for part in stage.steps[0].parts:
+            cohort.write(store, part.round, part.name, there)
+
+
+def sweep(store: Store, before: int) -> None:
+    """Delete what rounds earlier than `before` left: nobody reads it.
+
+    Every round's consensus or teacher stays, and the weights of clients that missed round `before`: they go on there.
+    """
+    counted = cohort.read(store, before).values()
+    for name in store.names():
+        owner, *_, round, kind = f"{name.split('/')[0]}//{name}".split("/")
+        behind = kind == "weights" and any(owner not in clients for clients in counted)
+        if round.isdigit() and int(round) < before and kind not in KEPT and not behind:
+            store.delete(name)
+
+
+def _stages(experiment: Experiment, fused: bool) -> Iterator[Stage]:
+    strategy = STRATEGIES[experiment.strategy]
+    if fused and not hasattr(strategy, "fused_workflow"):
+        able = ", ".join(name for name, module in STRATEGIES.items() if hasattr(module, "fused_workflow"))
+        raise KdlibError(f"{experiment.strategy} has no fused round; allowed: {able}")
+    return strategy.fused_workflow(experiment) if fused else strategy.workflow(experiment)

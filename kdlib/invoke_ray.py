@@ -1,0 +1,96 @@
+"""Steps as Ray tasks, on this machine or on a cluster by its address."""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from kdlib.errors import KdlibError
+from kdlib.experiment import Experiment, from_json
+from kdlib.invoke import Perform, Record, Step, measured
+from kdlib.store import Store
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported: nothing is sent anywhere
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
+
+RETRIES = 5  # of a Step whose worker or node is lost
+OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
+
+
+class Ray:
+    """A Stage's Steps as Ray tasks, `threads` CPUs each.
+
+    address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
+    on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
+    A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over.
+    """
+
+    name = "ray"
+
+    def __init__(self, perform: Perform, address: str | None = None, workers: int | None = None):
+        self.perform, self.address, self.workers = perform, address, workers
+        self.task = None
+
+    def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
+        """See Invoker.run. Raises KdlibError where a Step cannot be placed, or was lost too often."""
+        if "memory" in store.fs.protocol:
+            raise KdlibError(f"Ray's workers cannot reach {store.url}; allowed: a folder or an object store")
+        self.start(experiment.threads)
+        place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES)
+        url, settings = store.fs.unstrip_protocol(store.root), experiment.model_dump_json()
+        waiting = {place.remote(self.perform, key, settings, url, step): step for step in steps}
+        try:
+            while waiting:
+                (ready, *_), _ = ray.wait(list(waiting))
+                yield _record(ready, waiting[ready])
+                del waiting[ready]
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self.task is not None:
+            ray.shutdown()
+            self.task = None
+
+    def start(self, threads: int) -> None:
+        """Connect, or start Ray here, unless that is done. Raises KdlibError where no node has `threads` CPUs."""
+        if self.task is None:
+            cores = self.workers * threads if self.workers else os.cpu_count()
+            alone = {} if self.address else {"num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE,
+                                             "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            try:
+                ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+            except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
+                where = f"no Ray cluster at {self.address}" if self.address else "Ray did not start here"
+                raise KdlibError(f"{where}: {error}") from error
+            self.task = ray.remote(_carry_out)
+        if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
+            raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
+                             "allowed: fewer threads, or a larger node")
+
+
+def _carry_out(perform, key, settings, url, step):
+    """In a worker: the Step, with the store's data and the experiment kept for the next one."""
+    record = measured(perform, key, _experiment(settings), _store(url), Step(*step), Ray.name)
+    return record.model_dump_json(), time.time()
+
+
+_experiment = functools.lru_cache(maxsize=4)(from_json)
+_store = functools.lru_cache(maxsize=1)(Store)
+
+
+def _record(reference, step: Step) -> Record:
+    try:
+        text, ended = ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
+    except (WorkerCrashedError, NodeDiedError) as error:
+        raise KdlibError(f"{step.name} of {step.subject} in round {step.round} lost its worker {RETRIES + 1} times; "
+                         "is there memory for it? The same command goes on from here") from error
+    return Record.model_validate_json(text).model_copy(update={"around": max(0.0, time.time() - ended)})

@@ -1,0 +1,84 @@
+"""Every bench runs at tiny size and says what it promises; ratios are asserted only where the CPU has AMX."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdlib import machine
+from kdlib.bench import BENCHES, measure
+from kdlib.bench.measure import Bench, alternate, finish, ratio
+
+KDLIB = Path(sys.executable).with_name("kdlib")
+AMX = "amx_bf16" in machine.machine()["flags"]
+DATA_FREE = sorted(BENCHES.keys() - {"scale"})
+
+
+def bench(name, *more):
+    done = subprocess.run([KDLIB, "bench", name, "--json", *more], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("name", DATA_FREE)
+def test_a_bench_says_what_it_measured(name):
+    found = bench(name, "--quick", "--pairs", "1")
+    assert found["name"] == name and found["pairs"] == 1 and found["threads"] in (1, 2)
+    assert found["ratio"] > 0 and found["factors"] and all(factor > 0 for factor in found["factors"].values())
+    assert all(side["low"] <= side["median"] <= side["high"] for side in found["sides"].values())
+    assert bool(found["extrapolated"]) == (name == "distil"), "only distil is scaled up, and says so"
+
+
+def test_the_fused_round_takes_a_quarter_of_the_calls_and_less_than_half_the_bytes():
+    factors = bench("fused", "--quick", "--pairs", "1")["factors"]
+    assert factors["invocations"] == 4 and factors["bytes moved"] >= 2 and factors["same final bytes"] == 1
+
+
+def test_a_round_is_linear_in_the_clients(tmp_path):
+    from kdlib import data
+
+    if not all((data.folder() / f"{name}.npz").is_file() for name in ("mnist", "emnist_letters")):
+        pytest.skip("MNIST and EMNIST-letters are not here: KDLIB_DATA names no folder that has them")
+    found = bench("scale", "--quick", "--pairs", "1")
+    assert found["ratio"] < 1.5 and set(found["factors"]) == {"10 clients", "30 clients"}
+    assert all(value < 1.5 for name, value in found["facts"].items() if "memory" in name)
+
+
+@pytest.mark.skipif(not AMX, reason="this CPU has no AMX: kdlib bench reports the ratio, nobody asserts it")
+@pytest.mark.parametrize(("name", "headline", "least"), [("train", 3.5, 2.0), ("predict", 6.0, 1.0)])
+def test_the_engine_is_as_fast_as_it_says(name, headline, least):
+    found = bench(name)
+    assert found["ratio"] >= headline and min(found["factors"].values()) >= least
+
+
+def test_sides_take_turns_after_a_call_that_does_not_count():
+    calls = []
+    seconds = alternate({"a": lambda: calls.append("a") or 2.0, "b": lambda: calls.append("b") or 1.0}, pairs=3)
+    assert calls == ["a", "b"] * 4 and seconds == {"a": [2.0] * 3, "b": [1.0] * 3}
+    assert ratio(seconds["a"], seconds["b"]) == 2
+
+
+def test_a_long_side_has_three_pairs_and_its_first_call_counts(monkeypatch):
+    monkeypatch.setattr(measure, "LONG", 0.0)
+    calls = []
+    seconds = alternate({"a": lambda: calls.append("a") or None}, pairs=5)
+    assert len(seconds["a"]) == len(calls) == 3
+
+
+def test_the_ratio_is_that_of_the_pairs():
+    assert ratio([2.0, 40.0, 6.0], [1.0, 10.0, 2.0]) == 3  # a drift of the machine that both sides share is no matter
+
+
+def test_a_bench_survives_json_and_reads_well(tmp_path):
+    made = finish("train", 2.0, {"x": 2.0}, {"slow": [2.0, 2.2], "fast": [1.0, 1.1]}, 1, {"slow": 10, "fast": 10},
+                  extrapolated={"slow": 5.0})
+    (tmp_path / "bench-train.json").write_text(made.model_dump_json())
+    assert measure.load(tmp_path, "train") == made == Bench.model_validate_json(made.model_dump_json())
+    assert "train: 2.00x" in made.text() and "slow was scaled up by 5" in made.text() and "images/s" in made.text()
+
+
+def test_an_unknown_bench_is_one_clear_line():
+    done = subprocess.run([KDLIB, "bench", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "allowed: train, predict" in done.stderr

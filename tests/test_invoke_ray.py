@@ -1,0 +1,241 @@
+"""Steps on a real Ray, here and on a cluster of two nodes: the bytes of inline, whoever dies on the way."""
+
+import itertools
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import psutil
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from kdlib import invoke_ray, run
+from kdlib.errors import KdlibError
+from kdlib.experiment import STRATEGIES, make_experiment
+from kdlib.invoke import Stage
+from kdlib.invoke_ray import Ray
+from kdlib.perform import perform
+from kdlib.store import Store
+
+TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
+        "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
+        "test_items": 100}
+ONE = Stage("train", ("client-0001",), 1)
+
+
+def small(strategy, **settings):
+    own = {name: value for name, value in TINY.items() if name in STRATEGIES[strategy].model_fields}
+    return make_experiment("digits", strategy, 1.0, profile="smoke", **own | settings)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left():
+    """Ray's folders lie below /tmp, as a socket's path has 107 bytes at most; neither they nor any process stay."""
+    folder = tempfile.mkdtemp(prefix="kdlib-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield folder
+    left = [process.name() for process in below()]
+    shutil.rmtree(folder)
+    assert left == []
+
+
+def below():
+    """All processes that this one, or one of those, started."""
+    return psutil.Process().children(recursive=True)
+
+
+def all_end(processes):
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    return not alive
+
+
+@pytest.fixture(scope="module")
+def here(nothing_left):
+    """Ray on this machine with two workers, which starts at the first Step, and again after a close()."""
+    invoker = Ray(perform, workers=2)
+    yield invoker
+    invoker.close()
+
+
+@pytest.fixture(scope="module")
+def inline(tmp_path_factory):
+    """strategy -> final bytes of the inline run."""
+    folder = tmp_path_factory.mktemp("inline")
+    return {strategy: run.run(small(strategy), folder, progress=False).result["final_bytes"]
+            for strategy in ("fedmd", "feddf")}
+
+
+@pytest.mark.parametrize("strategy", ["fedmd", "feddf"])
+def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_path):
+    the_run = run.run(small(strategy), tmp_path, progress=False, invoker=here)
+    assert the_run.result["final_bytes"] == inline[strategy]
+    assert [file.name for file in (the_run.folder / "records").iterdir()] == ["ray-1.jsonl"]
+    assert {record.backend for record in the_run.records()} == {"ray"}
+    assert ray.cluster_resources()["CPU"] == 2
+
+
+def test_a_fused_round_ends_with_the_bytes_of_inline(here, inline, tmp_path):
+    the_run = run.run(small("fedmd"), tmp_path, progress=False, invoker=here, fused=True)
+    assert the_run.result["final_bytes"] == inline["fedmd"]
+
+
+def test_ray_repeats_an_inline_run_and_the_reverse(here, inline, tmp_path):
+    by_inline = run.run(small("feddf"), tmp_path / "inline", progress=False)
+    assert run.again(by_inline, progress=False, invoker=here) is True
+    by_ray = run.run(small("feddf"), tmp_path / "ray", progress=False, invoker=here)
+    assert run.again(by_ray, progress=False) is True
+
+
+def test_a_handlers_complaint_is_one_line_and_the_run_goes_on(here, inline, tmp_path, monkeypatch):
+    def complains(experiment, store, step):
+        if step.name == "distil" and step.round == 2:
+            raise KdlibError(f"{step.subject} is unwell; allowed: health")
+        return perform(experiment, store, step)
+
+    monkeypatch.setattr(here, "perform", complains)
+    with pytest.raises(KdlibError, match=r"^cnn\S+ is unwell; allowed: health$") as error:
+        run.run(small("feddf"), tmp_path, progress=False, invoker=here)
+    assert type(error.value) is KdlibError
+    monkeypatch.undo()
+    assert run.run(small("feddf"), tmp_path, progress=False, invoker=here).result["final_bytes"] == inline["feddf"]
+
+
+def test_a_worker_killed_in_mid_stage_is_made_good(here, inline, tmp_path, monkeypatch):
+    died = tmp_path / "died"
+
+    def dies_once(experiment, store, step):
+        parts = perform(experiment, store, step)
+        if step[:2] == ("train", 2) and step.subject == "client-0001" and not died.exists():
+            died.write_text(str(os.getpid()))  # its work is in the store, its Record is lost
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parts
+
+    monkeypatch.setattr(here, "perform", dies_once)
+    the_run = run.run(small("feddf"), tmp_path, progress=False, invoker=here)
+    assert died.exists() and the_run.result["final_bytes"] == inline["feddf"]
+    steps = [step for record in the_run.records() for step in record.done]
+    assert len(set(steps)) == len(steps)
+
+
+def test_a_step_that_always_loses_its_worker_is_told_in_one_line(here, tmp_path, monkeypatch):
+    def dies(experiment, store, step):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(here, "perform", dies)
+    monkeypatch.setattr(invoke_ray, "RETRIES", 1)
+    with pytest.raises(KdlibError, match="train of client-0001 in round 1 lost its worker 2 times") as error:
+        list(here.run("key", small("feddf"), Store(str(tmp_path)), ONE.steps))
+    assert "\n" not in str(error.value)
+
+
+def test_more_threads_than_a_node_has_cpus_are_refused(here, tmp_path):
+    here.start(1)
+    with pytest.raises(KdlibError, match=r"no node of the Ray cluster has 3 CPUs.*allowed: fewer threads"):
+        list(here.run("key", small("feddf", threads=3), Store(str(tmp_path)), ONE.steps))
+
+
+def test_a_store_in_memory_is_refused_before_anything_starts():
+    invoker = Ray(perform)
+    with pytest.raises(KdlibError, match="cannot reach memory://store; allowed: a folder or an object store"):
+        list(invoker.run("key", small("feddf"), Store("memory://store"), ONE.steps))
+    assert invoker.task is None
+
+
+def test_close_ends_all_that_was_started_and_a_second_start_works(here, inline, tmp_path):
+    here.start(1)
+    started = below()
+    assert "raylet" in {process.name() for process in started}
+    for _ in range(2):
+        here.close()
+    assert all_end(started) and not ray.is_initialized()
+
+    one = Ray(perform, workers=1)
+    for strategy in ("fedmd", "feddf"):
+        the_run = run.run(small(strategy), tmp_path, progress=False, invoker=one)
+        assert the_run.result["final_bytes"] == inline[strategy]
+        spans = sorted((record.started, record.started + record.seconds) for record in the_run.records())
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), "one at a time"
+    started = below()
+    one.close()
+    assert all_end(started)
+
+
+TRY = """
+import sys
+from kdlib.errors import KdlibError
+from kdlib.invoke_ray import Ray
+from kdlib.perform import perform
+for address in sys.argv[1:]:
+    try:
+        Ray(print, address).start(1)
+    except KdlibError as error:
+        print(error)
+"""
+
+
+def test_an_address_where_no_cluster_is_is_told_in_one_line():
+    with socket.socket() as taken:  # and given back: nobody listens at that port
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    addresses = [f"127.0.0.1:{port}", f"no-such-host.invalid:{port}", "127.0.0.1:99999", "127.0.0.1:x", "127.0.0.1",
+                 "nonsense"]
+    # In a process of its own, as Ray by itself tries for minutes and then ends the process.
+    told = subprocess.run([sys.executable, "-c", TRY, *addresses], capture_output=True, text=True, timeout=100)
+    lines = told.stdout.splitlines()
+    assert len(lines) == len(addresses) and told.returncode == 0, told.stderr
+    assert all(line.startswith(f"no Ray cluster at {address}: ")
+               for line, address in zip(lines, addresses, strict=True)), lines
+
+
+# A node that is gone is missed within a second or two; Ray's own numbers are for large clusters.
+ALERT = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+
+
+@pytest.fixture
+def cluster(here):
+    """Two nodes of one CPU."""
+    here.close()
+    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, "_system_config": ALERT})
+    cluster.add_node()
+    started = below()
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+    assert all_end(started)
+
+
+def test_a_node_killed_in_mid_stage_is_made_good(cluster, inline, tmp_path):
+    (node,) = cluster.worker_nodes
+    victim, at_work = node.node_id, tmp_path / "at-work"
+
+    def waits_there(experiment, store, step):
+        if step.round == 2 and ray.get_runtime_context().get_node_id() == victim:
+            at_work.touch()
+            time.sleep(600)  # its node is killed
+        return perform(experiment, store, step)
+
+    def kill():
+        while not at_work.exists():
+            time.sleep(0.05)
+        cluster.remove_node(node, allow_graceful=False)
+
+    invoker = Ray(waits_there, cluster.address)
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    the_run = run.run(small("feddf"), tmp_path, progress=False, invoker=invoker)
+    killer.join()
+    assert the_run.result["final_bytes"] == inline["feddf"]
+    assert sum(node["Alive"] for node in ray.nodes()) == 1 < len(ray.nodes())
+
+    with pytest.raises(KdlibError, match="no node of the Ray cluster has 2 CPUs"):
+        invoker.start(2)
+    invoker.close()
+    assert cluster.remaining_processes_alive(), "a cluster that was not started by the invoker goes on"
