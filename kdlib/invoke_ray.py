@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 
@@ -62,6 +63,8 @@ class Ray:
         """Connect, or start Ray here, unless that is done. Raises KdlibError where no node has `threads` CPUs."""
         if self.task is None:
             cores = self.workers * threads if self.workers else os.cpu_count()
+            if self.address not in (None, "auto"):
+                _knock(self.address)
             alone = {} if self.address else {"num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE,
                                              "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             try:
@@ -73,6 +76,15 @@ class Ray:
         if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
             raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
                              "allowed: fewer threads, or a larger node")
+
+
+def _knock(address: str) -> None:
+    """Ray by itself tries an address for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise KdlibError(f"no Ray cluster at {address}: {error}; allowed: HOST:PORT of a head, or auto") from error
 
 
 def _carry_out(perform, key, settings, url, step):
