@@ -8,13 +8,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 
 import psutil
 import pytest
 import ray
-from ray.cluster_utils import Cluster
 
 from kdlib import invoke_ray, run
 from kdlib.errors import KdlibError
@@ -27,6 +24,7 @@ from kdlib.store import Store
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
         "test_items": 100}
+BYSTANDERS: set[int] = set()  # processes that other tests of this worker left running
 ONE = Stage("train", ("client-0001",), 1)
 
 
@@ -38,6 +36,7 @@ def small(strategy, **settings):
 @pytest.fixture(scope="module", autouse=True)
 def nothing_left():
     """Ray's folders lie below /tmp, as a socket's path has 107 bytes at most; neither they nor any process stay."""
+    BYSTANDERS.update(process.pid for process in psutil.Process().children(recursive=True))
     folder = tempfile.mkdtemp(prefix="kdlib-", dir="/tmp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_TMPDIR", folder)
@@ -48,8 +47,8 @@ def nothing_left():
 
 
 def below():
-    """All processes that this one, or one of those, started."""
-    return psutil.Process().children(recursive=True)
+    """All processes that this one, or one of those, started since these tests began."""
+    return [process for process in psutil.Process().children(recursive=True) if process.pid not in BYSTANDERS]
 
 
 def all_end(processes):
@@ -193,49 +192,3 @@ def test_an_address_where_no_cluster_is_is_told_in_one_line():
     assert len(lines) == len(addresses) and told.returncode == 0, told.stderr
     assert all(line.startswith(f"no Ray cluster at {address}: ")
                for line, address in zip(lines, addresses, strict=True)), lines
-
-
-# A node that is gone is missed within a second or two; Ray's own numbers are for large clusters.
-ALERT = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
-
-
-@pytest.fixture
-def cluster(here):
-    """Two nodes of one CPU."""
-    here.close()
-    cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False, "_system_config": ALERT})
-    cluster.add_node()
-    started = below()
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    assert all_end(started)
-
-
-def test_a_node_killed_in_mid_stage_is_made_good(cluster, inline, tmp_path):
-    (node,) = cluster.worker_nodes
-    victim, at_work = node.node_id, tmp_path / "at-work"
-
-    def waits_there(experiment, store, step):
-        if step.round == 2 and ray.get_runtime_context().get_node_id() == victim:
-            at_work.touch()
-            time.sleep(600)  # its node is killed
-        return perform(experiment, store, step)
-
-    def kill():
-        while not at_work.exists():
-            time.sleep(0.05)
-        cluster.remove_node(node, allow_graceful=False)
-
-    invoker = Ray(waits_there, cluster.address)
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    the_run = run.run(small("feddf"), tmp_path, progress=False, invoker=invoker)
-    killer.join()
-    assert the_run.result["final_bytes"] == inline["feddf"]
-    assert sum(node["Alive"] for node in ray.nodes()) == 1 < len(ray.nodes())
-
-    with pytest.raises(KdlibError, match="no node of the Ray cluster has 2 CPUs"):
-        invoker.start(2)
-    invoker.close()
-    assert cluster.remaining_processes_alive(), "a cluster that was not started by the invoker goes on"
