@@ -50,6 +50,14 @@ def test_a_fused_step_is_its_parts_in_order_and_later_rounds_follow(name, parts)
     assert Step(name, 4, "client-0001").parts == [Step(part, round, "client-0001") for part, round in parts]
 
 
+@pytest.mark.parametrize("name", ["digest", "digest+revisit", "evaluate>communicate", "a+b>c+d"])
+def test_any_rest_of_a_steps_parts_is_a_step(name):
+    parts = Step(name, 4, "client-0001").parts
+    assert Step.fused(parts) == Step(name, 4, "client-0001")
+    for done in range(1, len(parts)):
+        assert Step.fused(parts[done:]).parts == parts[done:]
+
+
 def test_inline_yields_a_record_a_step_as_they_come(experiment, store):
     steps = Stage("train", ("b", "a"), 3).steps
     ran = []

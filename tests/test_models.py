@@ -154,21 +154,24 @@ CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
     ((8, 4, 10, 10), CONTIGUOUS), ((8, 4, 10, 10), LAST), ((3, 3, 5, 5), CONTIGUOUS), ((3, 3, 5, 5), LAST),
     ((7, 13), CONTIGUOUS), ((1, 1, 1, 1), LAST),
 ])
-def test_dropout_drops_or_scales_and_so_does_its_gradient(shape, memory):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_dropout_drops_or_scales_and_so_does_its_gradient(dtype, shape, memory):
     torch.manual_seed(0)
-    x = (torch.rand(shape) + 1).to(memory_format=memory).requires_grad_()
+    x = (torch.rand(shape) + 1).to(dtype).to(memory_format=memory).requires_grad_()
     y = Dropout()(x)
     y.sum().backward()
     kept = y.detach() != 0
+    assert y.dtype == x.grad.dtype == dtype
     torch.testing.assert_close(y.detach(), torch.where(kept, x.detach() * 1.25, 0.0), rtol=1e-5, atol=0)
-    torch.testing.assert_close(x.grad, torch.where(kept, 1.25, 0.0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(x.grad, torch.where(kept, 1.25, 0.0).to(dtype), rtol=1e-5, atol=0)
     assert y.is_contiguous(memory_format=memory)
 
 
-def test_dropout_has_its_rate_its_mean_and_no_correlation():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_dropout_has_its_rate_its_mean_and_no_correlation(dtype):
     torch.manual_seed(0)
     n = 2_000_000
-    y = Dropout()(torch.ones(4, n // 4))
+    y = Dropout()(torch.ones(4, n // 4, dtype=dtype))
     dropped = (y == 0).double().flatten()
     sigma = math.sqrt(0.2 * 0.8 / n)
     assert abs(float(dropped.mean()) - 0.2) < 4 * sigma
