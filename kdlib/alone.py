@@ -3,7 +3,7 @@
     round    train     every client trains on its private data from its own weights
              evaluate  every client's model on the private test set
 
-Objects in the Store: CLIENT/data  CLIENT/R/weights.
+Objects in the Store: private/CLIENT/data  CLIENT/R/weights.
 """
 
 from kdlib import client as c

@@ -52,7 +52,7 @@ def train(experiment: Experiment, model: CNN, batches: Batches, loss: Loss, epoc
 def train_privately(experiment: Experiment, store: Store, round: int, client: str, model: CNN, epochs: int,
                     step: str) -> dict[str, float]:
     """A client's epochs on its own private part: cross-entropy, Adam, the experiment's batch."""
-    own = store.get(f"{client}/data")
+    own = store.get(f"private/{client}/data")
     batches = Batches(own["x"], own["y"], experiment.batch, experiment.entropy(round, client, f"{step}/order"))
     return train(experiment, model, batches, F.cross_entropy, epochs=epochs)
 

@@ -1,6 +1,6 @@
 """Who took part: what a deadline decided is written down before anything acts on it, and every reader obeys it.
 
-Object in the Store: cohort/ROUND, {step: the clients whose Step of that name counts, sorted}; none where nobody missed.
+Object in the Store: public/cohort/ROUND, {step: the clients whose Step of that name counts, sorted}; none where nobody missed.
 """
 
 from collections.abc import Iterable
@@ -23,10 +23,10 @@ def last_counted(store: Store, round: int, step: str, client: str) -> int:
 
 def read(store: Store, round: int) -> dict[str, list[str]]:
     """What is written about the round: step -> clients; empty where nobody missed."""
-    name = f"cohort/{round:03}"
+    name = f"public/cohort/{round:03}"
     return store.get_json(name) if store.exists(name) else {}
 
 
 def write(store: Store, round: int, step: str, clients: Iterable[str]) -> None:
     """From now on only these clients' `step` counts in the round, whatever the others still write."""
-    store.put_json(f"cohort/{round:03}", read(store, round) | {step: sorted(clients)})
+    store.put_json(f"public/cohort/{round:03}", read(store, round) | {step: sorted(clients)})

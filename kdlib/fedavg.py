@@ -4,7 +4,7 @@
              average   per architecture, the clients' weights are averaged by their number of samples
              evaluate  every architecture's averaged model on the private test set
 
-Objects in the Store: CLIENT/data  CLIENT/R/weights  public/R/ARCHITECTURE (McMahan et al., 2017).
+Objects in the Store: private/CLIENT/data  CLIENT/R/weights  public/R/ARCHITECTURE (McMahan et al., 2017).
 """
 
 import torch

@@ -7,8 +7,8 @@
              evaluate  every architecture's distilled model on the private test set
 
 Objects in the Store, R being a round of three digits:
-    public/data  CLIENT/data  aggregator/validation  CLIENT/R/weights  CLIENT/R/samples  CLIENT/R/logits
-    public/R/teacher  public/R/ARCHITECTURE
+    public/data  private/CLIENT/data  aggregator/validation  CLIENT/R/weights  CLIENT/R/samples
+    CLIENT/R/logits  public/R/teacher  public/R/ARCHITECTURE
 
 With `teachers: recomputed` there is no `teach`: as in the original, every student predicts the teachers' logits itself.
 """

@@ -9,8 +9,8 @@
              evaluate     every client's personal model on the private test set
 
 Objects in the Store, R being a round of three digits:
-    public/data  public/000/ARCHITECTURE  CLIENT/data  CLIENT/R/logits  public/R/consensus  CLIENT/R/digested
-    CLIENT/R/weights
+    public/data  public/000/ARCHITECTURE  private/CLIENT/data  CLIENT/R/logits  public/R/consensus
+    CLIENT/R/digested  CLIENT/R/weights
 """
 
 import torch
@@ -68,7 +68,7 @@ def pretrain(experiment: FedMD, store: Store, round: int, architecture: str) -> 
 
 def transfer(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
     """Private transfer learning from the architecture's public weights; stops on a fixed fifth of the client's part."""
-    own = store.get(f"{client}/data")
+    own = store.get(f"private/{client}/data")
     order = experiment.entropy(round, client, "transfer/order")
     if experiment.transfer == "lost":  # the artefact: nobody ever reads what both transfer phases learnt
         model = c.start(experiment, client)

@@ -130,6 +130,7 @@ class Mixed:
 
     def __init__(self, others: dict[str, Invoker], default: Invoker):
         self.others, self.default = others, default
+        self.store = getattr(default, "store", None)
 
     def run(self, key, experiment, store, steps):
         """See Invoker.run."""

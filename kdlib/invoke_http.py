@@ -50,11 +50,12 @@ class Endpoint(BaseModel):
 
 
 class Endpoints(BaseModel):
-    """The endpoints file: the function's name (`client-0000` ..., `aggregator`) -> Endpoint."""
+    """The endpoints file. functions: name (`client-0000` ..., `aggregator`) -> Endpoint; store: URL of their stores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     functions: dict[str, Endpoint]
+    store: str | None = None
 
 
 class Failed(KdlibError):
@@ -69,7 +70,8 @@ class Http:
     """A Stage's Steps side by side, each one POST to its subject's function.
 
     endpoints: function -> Endpoint; secret: signs a token for each call; concurrency: calls at a time at most;
-    timeouts: seconds by step name, over TIMEOUTS; tries: of one Step, with growing waits in between.
+    timeouts: seconds by step name, over TIMEOUTS; tries: of one Step, with growing waits in between; store: URL below
+    which the functions look for a run's objects.
     What may pass is tried again: a lost or refused connection, no answer in time, 429, 502, 503, 504. A function
     carries a Step out once, whatever the number of calls, and answers the first Record to each.
     """
@@ -77,8 +79,8 @@ class Http:
     name = "http"
 
     def __init__(self, endpoints: Mapping[str, Endpoint], secret: str, concurrency: int = 32,
-                 timeouts: Mapping[str, float] | None = None, tries: int = TRIES):
-        self.endpoints, self.secret = dict(endpoints), secret
+                 timeouts: Mapping[str, float] | None = None, tries: int = TRIES, store: str | None = None):
+        self.endpoints, self.secret, self.store = dict(endpoints), secret, store
         self.concurrency, self.timeouts, self.tries = concurrency, {**TIMEOUTS, **(timeouts or {})}, tries
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[concurrent.futures.Future] = set()
@@ -92,14 +94,14 @@ class Http:
         path = Path(path)
         beside = path.with_suffix(".secret")
         try:
-            functions = Endpoints.model_validate_json(path.read_bytes()).functions
+            there = Endpoints.model_validate_json(path.read_bytes())
             text = os.environ.get("KDLIB_SECRETS") or (beside.read_text() if beside.exists() else None)
         except OSError as error:
             raise KdlibError(f"cannot read {error.filename}: {error.strerror}; `python -m faas up` or `endpoints` "
                              "writes the endpoints file") from error
         except ValidationError as error:
             raise KdlibError(f"{path} is no endpoints file: {one_line(error)}") from error
-        return cls(functions, secrets(text)[0], **settings)
+        return cls(there.functions, secrets(text)[0], store=there.store, **settings)
 
     def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
         """See Invoker.run; the functions reach the store by themselves. Raises Failed at the first Step that failed."""

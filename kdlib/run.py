@@ -34,7 +34,8 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
 
     Killed at any moment and started again, it ends with the bytes of a run that was never killed, whatever the invoker
     and `fused` (FedMD's round in a quarter of the invocations). With `patience` a round may leave clients out.
-    store: URL below which the objects of a new run go (as KEY/store), for functions elsewhere; default: its folder.
+    store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where the
+    invoker's functions look, else the run's folder.
     Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
     """
     for architecture in experiment.architectures:
@@ -45,7 +46,7 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not folder.exists():
-            _create(folder, experiment, drawn, store)
+            _create(folder, experiment, drawn, store or getattr(invoker, "store", None))
         the_run = Run(folder, experiment)
         if the_run.result is None:
             drive(the_run, the_run.store, invoker, 1, progress, fused, patience)
@@ -78,7 +79,7 @@ def deploy(experiment: Experiment, drawn: data.RunData, store: Store) -> pd.Data
     """Lay every owner's data under its own prefix of the store; returns the partition's table."""
     parts = partition(experiment, drawn.private.y)
     for name, rows in zip(experiment.client_names, parts.parts, strict=True):
-        store.put(f"{name}/data", _tensors(drawn.private.take(rows)))
+        store.put(f"private/{name}/data", _tensors(drawn.private.take(rows)))
     store.put("public/data", _tensors(drawn.public))
     store.put("public/test", _tensors(drawn.test))
     store.put("aggregator/validation", _tensors(drawn.validation))
@@ -92,7 +93,7 @@ def _create(folder: Path, experiment: Experiment, drawn: data.RunData, store: st
         log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
     with _beside(folder) as place:
         if store:
-            (place / "store.url").write_text(f"{store.rstrip('/')}/{folder.name}/store")
+            (place / "store.url").write_text(f"{store.rstrip('/')}/{{owner}}/{folder.name}")
         deploy(experiment, drawn, Run(place, experiment).store).to_parquet(place / "partition.parquet")
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdlib.errors import Damaged, KdlibError, Missing
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*")
+OWNER = r"(?:private/|(?!private/))[a-z0-9][a-z0-9_-]*"
 PERMANENT = ("data", "test", "validation")  # laid down before the first Step, never written again
 TENSORS, JSON = ".safetensors", ".json"
 # Where an object holds its SHA-256: that of all its bytes, with ZEROS in this place.
@@ -27,6 +28,8 @@ class Store:
     """Objects under one root, each written whole or not at all, and checked by its SHA-256 when it is read.
 
     url: any that fsspec knows: a folder, memory://name, s3://bucket/prefix (with the AWS_* environment variables) ...
+    With `{owner}` in it, as in s3://bucket/{owner}/run, every owner has a place of its own, to which others need not be
+    let in. A name's first word is its owner (public, client-0000, aggregator), or the first two where it is `private`.
     bytes_in, bytes_out: what was read and written through this instance.
     Names are lower-case words joined by `/`; anything else, `..` among it, raises KdlibError.
     Objects called data, test or validation never change: an instance reads each once and keeps it.
@@ -45,6 +48,10 @@ class Store:
             self.root = self.fs._strip_protocol(url)
         else:
             (self.fs, self.root), self._attempt = fsspec.url_to_fs(url), _once
+        self.base, owned, within = self.root.partition("/{owner}")
+        self._within = f"{within}/" if owned else None
+        owner = f"(?P<owner>{OWNER}/){re.escape(within[1:])}/" if owned else "(?P<owner>)"
+        self._listed = re.compile(f"{re.escape(self.base)}/{owner}(?P<rest>.+)")
         self.bytes_in = 0
         self.bytes_out = 0
         self._kept: dict[str, dict[str, Tensor]] = {}
@@ -98,9 +105,9 @@ class Store:
 
     def names(self) -> list[str]:
         """Every object's name, sorted; a JSON object's ends in .json here."""
-        found = self._attempt(self.url, self.fs.find, self.root)
-        return sorted(path.removeprefix(self.root).lstrip("/").removesuffix(TENSORS)
-                      for path in found if path.endswith((TENSORS, JSON)))
+        found = self._attempt(self.url, self.fs.find, self.base)
+        places = [self._listed.fullmatch(path) for path in found if path.endswith((TENSORS, JSON))]
+        return sorted(place["owner"] + place["rest"].removesuffix(TENSORS) for place in places if place)
 
     def delete(self, name: str) -> None:
         """Remove the object that `names` calls `name`; one that is gone already is well."""
@@ -115,7 +122,12 @@ class Store:
     def _path(self, name, suffix):
         if not NAME.fullmatch(name):
             raise KdlibError(f"'{name[:80]}' is no name for an object; allowed: lower-case words joined by /")
-        return f"{self.root}/{name}{suffix}"
+        if self._within is None:
+            return f"{self.root}/{name}{suffix}"
+        owned = re.fullmatch(f"({OWNER})/(.+)", name)
+        if not owned:
+            raise KdlibError(f"'{name[:80]}' names no owner; allowed in {self.url}: OWNER/..., private/OWNER/...")
+        return f"{self.base}/{owned[1]}{self._within}{owned[2]}{suffix}"
 
     def _read(self, name, suffix, most=None) -> bytes:
         path = self._path(name, suffix)

@@ -90,14 +90,14 @@ def test_the_result_sums_up_the_last_round(strategy, runs):
 def test_the_partition_recorded_is_the_one_held(strategy, runs):
     the_run = runs[strategy]
     for name, rows in the_run.partition.groupby("client"):
-        counts = torch.bincount(the_run.store.get(f"{name}/data")["y"])
+        counts = torch.bincount(the_run.store.get(f"private/{name}/data")["y"])
         assert dict(zip(rows["label"], rows["items"], strict=True)) == {
             label: count for label, count in enumerate(counts.tolist()) if count}
     assert set(the_run.partition["client"]) == set(the_run.experiment.client_names)
 
 
 def test_strategies_share_parts_validation_and_alignment_draws(runs):
-    parts = [f"{name}/data" for name in runs["alone"].experiment.client_names]
+    parts = [f"private/{name}/data" for name in runs["alone"].experiment.client_names]
     for name in ["aggregator/validation", "public/test", *parts]:
         assert len({the_run.store.content(name) for the_run in runs.values()}) == 1, name
     draws = {tuple(client.alignment(runs[strategy].experiment, 1, 200).tolist()) for strategy in ("fedmd", "feddf")}
@@ -293,3 +293,14 @@ def test_busy_seconds_leave_out_the_time_between_two_sessions(runs):
                for start, seconds in times]
     for order in itertools.permutations(records):
         assert results.busy_seconds(list(order)) == pytest.approx(7 + 2)
+
+
+def test_a_store_elsewhere_holds_every_owners_objects_apart(runs, tmp_path):
+    base = tmp_path / "elsewhere"
+    the_run = run.run(runs["fedavg"].experiment, tmp_path / "runs", progress=False, store=base.as_uri())
+    assert the_run.result["final_bytes"] == runs["fedavg"].result["final_bytes"]
+    assert not (the_run.folder / "store").exists()
+    owners = {"aggregator", "private", "public", *the_run.experiment.client_names}
+    assert {place.name for place in base.iterdir()} == owners
+    assert (base / "private" / "client-0000" / the_run.key / "data.safetensors").exists()
+    assert results.load(the_run.folder).store.names() == runs["fedavg"].store.names()

@@ -52,6 +52,24 @@ def kind(request, store):
     return Kind(".json", VALUE, store.put_json, store.get_json)
 
 
+def test_every_owner_has_a_place_of_its_own(url):
+    runs = [Store(f"{url}/{{owner}}/{key}") for key in ("0a", "0b")]
+    names = ["client-0003/001/weights", "private/client-0003/data", "public/cohort/001"]
+    for store in runs:
+        for name in names:
+            store.put(name, TENSORS)
+        store.put_json(names[2], 1)
+    assert runs[0].names() == [*names, "public/cohort/001.json"]
+    assert Store(f"{url}/private/client-0003/0b").names() == ["data"]
+    assert Store(f"{url}/client-0003/0a").names() == ["001/weights"]
+    runs[0].delete("client-0003/001/weights")
+    assert runs[0].names() == [*names[1:], "public/cohort/001.json"] and names[0] in runs[1].names()
+    assert runs[0].content(names[1]) == runs[1].content(names[1])
+    for name in ("alone", "private/client-0003"):
+        with pytest.raises(KdlibError, match=f"^'{name}' names no owner; allowed in .*: OWNER/"):
+            runs[0].put(name, TENSORS)
+
+
 def test_what_is_put_is_got(store, url):
     store.put("client-0001/003/weights", TENSORS)
     for reader in (store, Store(url)):

@@ -124,7 +124,7 @@ def _deployed(place: str, seconds: float) -> tuple[Experiment, Store]:
 def _bare(experiment, store) -> None:
     """What `alone.train` does, as a bare loop: the same model, batches and Adam."""
     torch.set_num_threads(experiment.threads)
-    own = store.get("client-0000/data")
+    own = store.get("private/client-0000/data")
     model = client.start(experiment, "client-0000").train()
     optimiser = torch.optim.Adam(model.parameters(), lr=experiment.learning_rate, eps=1e-7, fused=True)
     batches = Batches(own["x"], own["y"], experiment.batch, 0)

@@ -29,7 +29,7 @@ def phases(run, once, in_round):
 
 def parts(run):
     """Clients' parts have the given size; no item is in two of them, nor in one and in the validation data."""
-    held = [run.store.get(f"{name}/data")["x"] for name in run.experiment.client_names]
+    held = [run.store.get(f"private/{name}/data")["x"] for name in run.experiment.client_names]
     assert {len(x) for x in held} == {run.experiment.samples}, "a part has another size"
     validation = run.store.get("aggregator/validation")["x"]
     images = [image.numpy().tobytes() for x in [*held, validation] for image in x]
@@ -107,7 +107,7 @@ def rounds(run):
 
 def privately(run, round, name, start, count, step):
     """The weights after `count` epochs of a plain loop on the client's part, from those stored as `start`."""
-    own = run.store.get(f"{name}/data")
+    own = run.store.get(f"private/{name}/data")
     order = run.experiment.entropy(round, name, f"{step}/order")
     return fit(load(run, name, start), cross_entropy, epochs(own["x"], own["y"], run.experiment.batch, order),
                count * math.ceil(len(own["y"]) / run.experiment.batch), run.experiment.entropy(round, name, step))

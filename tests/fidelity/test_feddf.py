@@ -56,7 +56,7 @@ def teacher_is_the_mean_over_all(the_run):
 
 def student_starts_at_the_weighted_average(the_run):
     """Of a run whose only score is that of the start: it won, and is sum_c n_c w_c / sum_c n_c."""
-    sizes = {len(the_run.store.get(f"{name}/data")["y"]) for name in the_run.experiment.client_names}
+    sizes = {len(the_run.store.get(f"private/{name}/data")["y"]) for name in the_run.experiment.client_names}
     assert len(sizes) > 1 and {done["scores"] for done in laws.metrics(the_run, "distil", 1).values()} == {1}
     for architecture in the_run.experiment.architectures:
         student, average = the_run.store.get(f"public/001/{architecture}"), _average(the_run, 1, architecture)
@@ -314,7 +314,7 @@ def _average(the_run, round, architecture):
     """The mean of what the round's clients of the architecture trained, weighted by the samples that they hold."""
     names = [name for name in _chosen(the_run, round) if the_run.experiment.architecture_of(name) == architecture]
     trained = [the_run.store.get(f"{name}/{round:03}/weights") for name in names]
-    samples = [len(the_run.store.get(f"{name}/data")["y"]) for name in names]
+    samples = [len(the_run.store.get(f"private/{name}/data")["y"]) for name in names]
     return {key: laws.mean([weights[key] for weights in trained], samples) for key in trained[0]}
 
 
