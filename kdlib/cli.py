@@ -186,12 +186,14 @@ def reproduce(
     notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
+    kept: Annotated[bool, typer.Option("--kept", help="Do not run again what has its records in the figures' folder: "
+                                                      "draw from those.")] = False,
 ):
     """The whole grid through papermill, then every figure. A run that is complete is not run again."""
     from kdlib import reproduce as grid
 
     made = grid.reproduce(task, profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults,
-                          runs, notebooks, figures, jobs)
+                          runs, notebooks, figures, jobs, kept)
     typer.echo(f"executed notebooks: {runs / 'notebooks'}")
     typer.echo("figures and tables:")
     for path in made:

@@ -1,6 +1,7 @@
 """Who took part: what a deadline decided is written down before anything acts on it, and every reader obeys it.
 
-Object in the Store: public/cohort/ROUND, {step: the clients whose Step of that name counts, sorted}; none where nobody missed.
+Object in the Store: public/cohort/ROUND, {step: the clients whose Step of that name counts, sorted}; none where nobody
+missed.
 """
 
 from collections.abc import Iterable

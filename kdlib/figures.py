@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy import stats
 
+from kdlib import archive
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
 from kdlib.machine import hardware
@@ -203,7 +204,10 @@ def speedups(bars: dict[str, dict[str, float]], engine: pd.DataFrame, title: str
 
 def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: str, runs: Sequence[Run],
          table: pd.DataFrame | None = None) -> Path:
-    """Write NAME.png and NAME.svg, the table as NAME.csv, and the figure's row of index.csv; returns the PNG's path."""
+    """Write NAME.png and NAME.svg, the table as NAME.csv, the runs' records, and the figure's row of index.csv.
+
+    Returns the PNG's path. The records go to records/KEY.zip, see kdlib.archive.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "kdlib"}):  # equal figures give equal files
@@ -211,6 +215,8 @@ def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: 
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
     if table is not None:
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+    for one in runs:
+        archive.keep(one, folder / "records")
     seconds = sum(one.result["seconds"] for one in runs)
     row = dict(zip(INDEX, (f"{name}.png", notebook, command, " ".join(one.key for one in runs), f"{seconds:.0f}",
                            hardware()), strict=True))

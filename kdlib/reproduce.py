@@ -10,6 +10,7 @@ from typing import NamedTuple
 import papermill
 from tqdm.auto import tqdm
 
+from kdlib import archive
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 
@@ -32,9 +33,10 @@ class Sheet(NamedTuple):
 
 
 def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], faults: bool, runs: Path,
-              notebooks: Path, figures: Path, jobs: int) -> list[Path]:
+              notebooks: Path, figures: Path, jobs: int, kept: bool = False) -> list[Path]:
     """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04.
 
+    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive).
     Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last.
     Raises KdlibError for values that no run could have, a parameter that a notebook lacks, or a notebook that fails.
     """
@@ -45,6 +47,8 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
     began = time.time()
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
+    if kept:
+        archive.restore(figures / "records", runs)
     here = {name: os.path.relpath(path, notebooks) for name, path in (("runs", runs), ("figures", figures))}
     own = {"task": os.path.relpath(task, notebooks) if task.endswith(".toml") else task, "profile": profile}
     single = own | {"runs": here["runs"]}

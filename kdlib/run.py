@@ -34,8 +34,8 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
 
     Killed at any moment and started again, it ends with the bytes of a run that was never killed, whatever the invoker
     and `fused` (FedMD's round in a quarter of the invocations). With `patience` a round may leave clients out.
-    store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where the
-    invoker's functions look, else the run's folder.
+    store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where
+    the invoker's functions look, else the run's folder.
     Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
     """
     for architecture in experiment.architectures:
@@ -72,7 +72,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
             store = Store(str(place))
             deploy(the_run.experiment, data.prepare(the_run.experiment), store)
             drive(the_run, store, invoker, number, progress, fused)
-            return final_bytes(the_run, store, number) == final_bytes(the_run, the_run.store)
+            return final_bytes(the_run, store, number) == the_run.result["final_bytes"]
 
 
 def deploy(experiment: Experiment, drawn: data.RunData, store: Store) -> pd.DataFrame:
