@@ -57,6 +57,7 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
 def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused: bool = False) -> bool:
     """Repeat a complete run in an empty store, by any invoker; True where its final bytes are the same.
 
+    Where the run's own objects are still there, they too must be those that its result names.
     Functions cannot reach that store: by http, run the experiment once more below another folder instead.
     """
     if the_run.result is None:
@@ -72,7 +73,9 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
             store = Store(str(place))
             deploy(the_run.experiment, data.prepare(the_run.experiment), store)
             drive(the_run, store, invoker, number, progress, fused)
-            return final_bytes(the_run, store, number) == the_run.result["final_bytes"]
+            wanted = the_run.result["final_bytes"]
+            own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
+            return final_bytes(the_run, store, number) == wanted == own
 
 
 def deploy(experiment: Experiment, drawn: data.RunData, store: Store) -> pd.DataFrame:
