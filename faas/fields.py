@@ -60,18 +60,27 @@ def octets(text: str) -> int:
     return int(number) * UNITS[unit]
 
 
-Label = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$")]  # a DNS label that begins with a letter
-Subdomain = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$")]
-EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+def matching(pattern: str, what: str) -> type[str]:
+    """Strings that match the pattern as a whole; any other is told what is allowed."""
+    def check(text):
+        if not re.fullmatch(pattern, text, re.ASCII):
+            raise ValueError(f"{text[:80]!r} is not allowed; allowed: {what}")
+        return text
+    return Annotated[str, AfterValidator(check)]
+
+
+Label = matching(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", "up to 63 lower-case letters, digits and -, a letter first")
+Subdomain = matching(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", "lower-case letters, digits, - and .")
+EnvName = Annotated[matching(r"[A-Za-z_][A-Za-z0-9_]*", "letters, digits and _"),
                     _allowed_only(RESERVED_ENV, "environment variable")]
-# registry/name:tag or name@sha256:digest; upper case only in the tag
-Image = Annotated[str, Field(pattern=r"^[a-z0-9]+([._:/-]+[a-z0-9]+)*(:[\w][\w.-]{0,127})?(@sha256:[0-9a-f]{64})?$")]
-Cpu = Annotated[str, Field(pattern=r"^([0-9]+m|[0-9]+(\.[0-9]{1,3})?)$")]
-Size = Annotated[str, Field(pattern=r"^[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?$")]
-Path = Annotated[str, Field(pattern=r"^/([^/]+(/[^/]+)*)?$"), _allowed_only(RESERVED_PATHS, "path")]
-Labels = dict[Annotated[str, Field(pattern=r"^([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")],
-              Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")]]
-Url = Annotated[str, Field(pattern=r"^[a-z0-9]+://[^\s]+$")]
+Image = matching(r"[a-z0-9]+([._:/-]{1,2}[a-z0-9]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+                 "NAME, NAME:TAG or NAME@sha256:DIGEST, NAME in lower case")
+Cpu = matching(r"[0-9]+m|[0-9]+(\.[0-9]{1,3})?", "cores such as 2, 0.5 or 500m")
+Size = matching(r"[0-9]+(k|M|G|T|Ki|Mi|Gi|Ti)?", "bytes such as 512Mi or 4Gi")
+Version = matching(r"[0-9]+\.[0-9]+\.[0-9]+", "a version such as 2.60.0")
+Path = Annotated[matching(r"/([^/]+(/[^/]+)*)?", "an absolute path"), _allowed_only(RESERVED_PATHS, "path")]
+Labels = dict[matching(r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "NAME or DOMAIN/NAME"),
+              matching(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", "up to 63 letters, digits, -, _ and .")]
 
 
 class SecretKey(Fields):
@@ -105,7 +114,7 @@ class Env(Fields):
 class HttpGet(Fields):
     """A probe's request, at the container's one port."""
 
-    path: Annotated[str, Field(pattern=r"^/\S*$")]
+    path: matching(r"/\S*", "an absolute path")
 
 
 class Probe(Fields):
@@ -169,7 +178,7 @@ class Mount(Fields):
 
     name: Label
     mount_path: Path
-    sub_path: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*$")] | None = None
+    sub_path: matching(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*", "an owner's folder") | None = None
     read_only: bool = False
 
 
@@ -214,11 +223,11 @@ class Container(Fields):
     name: Annotated[Label, _allowed_only(RESERVED_CONTAINERS, "container name")]
     image: Image
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"]
-    env: list[Env] = []
-    ports: list[Port] = []
+    env: list[Env]
+    ports: list[Port] | None = None
     resources: Resources
     security_context: SecurityContext
-    volume_mounts: list[Mount] = []
+    volume_mounts: list[Mount]
 
     @field_validator("env", "volume_mounts")
     @classmethod

@@ -27,9 +27,9 @@ class ServiceContainer(Container):
     @field_validator("ports")
     @classmethod
     def _one_port(cls, ports):
-        if len(ports) > 1:
+        if len(ports or []) > 1:
             raise ValueError(f"{len(ports)} ports are set; allowed: one")
-        for port in ports:
+        for port in ports or []:
             if port.container_port in RESERVED_PORTS:
                 raise ValueError(f"{port.container_port} is a reserved port; allowed: any but "
                                  f"{', '.join(map(str, RESERVED_PORTS))}")
@@ -66,7 +66,7 @@ class RevisionSpec(Fields):
     service_account_name: Subdomain | None = None
     image_pull_secrets: list[PullSecret] | None = None
     containers: Annotated[list[ServiceContainer], Field(min_length=1, max_length=1)]
-    volumes: Annotated[list[Volume], Field(default_factory=list)]
+    volumes: list[Volume]
 
     @model_validator(mode="before")
     @classmethod
@@ -88,7 +88,7 @@ class RevisionMetadata(Fields):
     """Annotations of a version: how it scales."""
 
     annotations: dict[str, str]
-    labels: Annotated[Labels, Field(default_factory=dict)]
+    labels: Labels | None = None
 
     @field_validator("annotations")
     @classmethod
@@ -115,13 +115,13 @@ class ServiceMetadata(Fields):
 
     name: Label
     namespace: Label
-    labels: Annotated[Labels, Field(default_factory=dict)]
-    annotations: Annotated[dict[str, str], Field(default_factory=dict)]
+    labels: Labels | None = None
+    annotations: dict[str, str] | None = None
 
     @field_validator("annotations")
     @classmethod
     def _known(cls, annotations):
-        check_on_service(annotations)
+        check_on_service(annotations or {})
         return annotations
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from faas.fields import Container, Fields, Label, Labels, Size, Volume, check_mounts
+from faas.fields import Container, Fields, Label, Labels, Path, Size, Version, Volume, check_mounts, matching
 
 
 class Metadata(Fields):
@@ -47,7 +47,7 @@ class Secret(Fields):
     kind: Literal["Secret"] = "Secret"
     metadata: Namespaced
     type: Literal["Opaque"] = "Opaque"
-    data: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")], Annotated[str, AfterValidator(_base64)]]
+    data: dict[matching(r"[A-Za-z0-9._-]+", "letters, digits, -, _ and ."), Annotated[str, AfterValidator(_base64)]]
 
 
 class Storage(Fields):
@@ -86,7 +86,7 @@ class Claim(Fields):
 class HostPath(Fields):
     """A folder of the cluster's only node."""
 
-    path: Annotated[str, Field(pattern=r"^/.+$")]
+    path: Path
     type: Literal["Directory"] = "Directory"
 
 
@@ -122,7 +122,7 @@ class PodSpec(Fields):
 
     automount_service_account_token: Literal[False] = False
     containers: Annotated[list[Container], Field(min_length=1, max_length=1)]
-    volumes: Annotated[list[Volume], Field(default_factory=list)]
+    volumes: list[Volume]
 
     @model_validator(mode="after")
     def _mounted(self):
@@ -162,7 +162,7 @@ class WorkerGroup(Group):
 class RayClusterSpec(Fields):
     """One head, which does no Steps, and one group of workers."""
 
-    ray_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    ray_version: Version
     head_group_spec: Group
     worker_group_specs: Annotated[list[WorkerGroup], Field(min_length=1)]
 

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from faas.annotations import AUTOSCALING, ON_REVISIONS
-from faas.fields import Image, Label, Size, Subdomain
+from faas.fields import Image, Label, Size, Subdomain, Version, matching
+from faas.fields import Path as Folder
 from faas.knative import LONGEST
 from kdlib.errors import KdlibError
 from kdlib.task import one_line
@@ -16,8 +17,9 @@ DEFAULTS = Path(__file__).with_name("values.toml")
 
 Cpus = Annotated[float, Field(ge=0.25, le=512)]
 GiB = Annotated[float, Field(ge=0.5, le=4096)]
-FileUrl = Annotated[str, Field(pattern=r"^file:///[^{}\s]*[^{}/\s]$")]
-S3Url = Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*$")]
+FileUrl = matching(r"file:///[^{}\s]*[^{}/\s]", "file:///FOLDER")
+S3Url = matching(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9][A-Za-z0-9._-]*)*", "s3://BUCKET or "
+                 "s3://BUCKET/PREFIX")
 
 
 class Settings(BaseModel):
@@ -31,7 +33,7 @@ class VolumeStore(Settings):
 
     kind: Literal["volume"]
     size: Size
-    node_folder: Annotated[str, Field(pattern=r"^/[^{}\s]+$")] | None = None
+    node_folder: Folder | None = None
     storage_class: Subdomain | None = None
     driver: FileUrl
 
@@ -47,9 +49,13 @@ class S3Store(Settings):
 
     kind: Literal["s3"]
     url: S3Url
-    region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")] = "us-east-1"
-    endpoint: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")] | None = None
-    driver: S3Url | None = None
+    region: matching(r"[a-z0-9-]+", "lower-case letters, digits and -") = "us-east-1"
+    endpoint: matching(r"https?://[^/\s]+/?", "http://HOST or https://HOST") | None = None
+
+    @property
+    def driver(self) -> str:
+        """Where the driving process finds the objects: at the same place, by its own AWS_* environment."""
+        return self.url
 
 
 class Scaling(Settings):
@@ -83,11 +89,12 @@ class MostAggregator(Most):
 
 
 class Ray(Settings):
-    """Ray's workers. workers: None: one for each architecture."""
+    """Ray's workers, of `cpu` vCPU and `memory` GiB each; None: worked out from the experiment."""
 
     image: Image
+    version: Version
     cpu: Annotated[int, Field(ge=1, le=256)]
-    memory: GiB
+    memory: GiB | None = None
     workers: Annotated[int, Field(ge=1, le=1000)] | None = None
 
 
