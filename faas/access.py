@@ -13,15 +13,18 @@ client-0000 (what it writes), public, or aggregator. Mounts and policies are mad
 store itself refuses everything else.
 """
 
+from collections.abc import Iterable
+
 from kdlib.invoke_http import AGGREGATOR
 
+CLIENTS = "client-*"  # every client's
 RAY = "ray"  # the cluster that pre-trains every architecture
 
 
 def reads(subject: str) -> tuple[str, ...]:
-    """The owners whose objects the function may read; `client-*` stands for every client's."""
+    """The owners whose objects the function may read."""
     if subject == AGGREGATOR:
-        return "public", AGGREGATOR, "client-*"
+        return "public", AGGREGATOR, CLIENTS
     if subject == RAY:
         return ("public",)
     return "public", subject, f"private/{subject}"
@@ -32,3 +35,27 @@ def writes(subject: str) -> tuple[str, ...]:
     if subject == AGGREGATOR:
         return "public", AGGREGATOR
     return ("public",) if subject == RAY else (subject,)
+
+
+def policy(subject: str, store: str) -> dict:
+    """The S3 policy of a function's credentials; store: s3://bucket or s3://bucket/prefix.
+
+    To list is allowed so that S3 says of an absent object that it is absent, not that it is forbidden; a listing that
+    names a prefix is allowed for the function's own alone.
+    """
+    bucket, _, prefix = store.removeprefix("s3://").partition("/")
+    below = f"{prefix}/" if prefix else ""
+    readable = [f"{below}{owner}/*" for owner in reads(subject)]
+    return {"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": [f"arn:aws:s3:::{bucket}/{key}" for key in readable]},
+        {"Effect": "Allow", "Action": "s3:PutObject",
+         "Resource": [f"arn:aws:s3:::{bucket}/{below}{owner}/*" for owner in writes(subject)]},
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:aws:s3:::{bucket}",
+         "Condition": {"StringLikeIfExists": {"s3:prefix": readable}}},
+    ]}
+
+
+def folders(subject: str, clients: Iterable[str]) -> dict[str, bool]:
+    """The owners' folders that a function mounts, each with whether it may write there."""
+    every = [owner for pattern in reads(subject) for owner in (clients if pattern == CLIENTS else [pattern])]
+    return {owner: owner in writes(subject) for owner in every}
