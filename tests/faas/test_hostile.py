@@ -6,6 +6,7 @@ import json
 import pickle
 import socket
 import time
+from urllib.parse import quote
 
 import jwt
 import psutil
@@ -152,15 +153,12 @@ def test_tokens_that_open_nothing(function, bearer):
 
 @hostile(250)
 @given(st.sampled_from(["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "POST", "TRACE", "PROPFIND"]),
-       st.one_of(st.sampled_from(["/..", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/health/liveness/../..",
-                                  "/store", "/docs", "/openapi.json", "/.git/config", "/health", "/a/"]),
-                 st.text(min_size=1, max_size=60).map(lambda text: "/" + text)),
+       st.one_of(st.sampled_from(["/..%2f..%2fetc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/health/liveness/%2e%2e/x",
+                                  "/store", "/docs", "/openapi.json", "/.git/config", "/health", "/a/", "/%00"]),
+                 st.text(min_size=1, max_size=60).map(lambda text: "/x" + quote(text.encode("utf-8", "replace")))),
        st.sampled_from([OWN, "", "x"]))
 def test_other_ways_in(function, method, path, bearer):
-    url = function.client.base_url.copy_with(raw_path=(b"/_" + path.encode("utf-8", "replace").hex().encode()
-                                                       if not path.isascii() else path.encode("ascii")))
-    if url.raw_path.strip(b"/.") and not url.raw_path.startswith((b"/?", b"/#")):
-        refused(function, method, url, bearer)
+    assert refused(function, method, path, bearer) in (404, 405)
 
 
 HEAD = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {OWN}\r\n".encode()
@@ -180,7 +178,8 @@ BODY = json.dumps(VALID).encode()
     st.sampled_from([b"zz\r\n", b"-1\r\n", b"fffffffffffffffff\r\n", b"5;" + b"x" * 20_000 + b"\r\n"]).map(
         lambda chunk: HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunk + b"x" * 9),
     st.sampled_from([b"GET /", b"POST / HTTP/9.9", b"POST  / HTTP/1.1", b"POST / HTTP/1.1 x", b"POST http://[ HTTP/1.1",
-                     b"CONNECT x:1 HTTP/1.1", b"PRI * HTTP/2.0"]).map(lambda line: line + b"\r\nHost: x\r\n\r\n")))
+                     b"CONNECT x:1 HTTP/1.1", b"GET /../../etc/passwd HTTP/1.1", b"POST // HTTP/1.1",
+                     b"PRI * HTTP/2.0"]).map(lambda line: line + b"\r\nHost: x\r\n\r\n")))
 def test_what_is_no_http(function, sent):
     """Refused with 400 to 499, or hung up on; nobody waits for the rest, as nothing more comes."""
     global asked
@@ -190,7 +189,7 @@ def test_what_is_no_http(function, sent):
             connection.sendall(sent)
             connection.shutdown(socket.SHUT_WR)
             answer = connection.makefile("rb").read()
-        except ConnectionError:
+        except OSError:  # it hung up before all was sent
             answer = b""
     assert not answer or answer.split()[1].startswith(b"4"), answer[:300]
     assert b"Traceback" not in answer
