@@ -78,11 +78,27 @@ def run(
     patience = Patience(deadline, least_share) if deadline else None
     with make_invoker(invoker, address, workers, endpoints, pretrain) as means:
         the_run = driver.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
-        same = not again or driver.again(the_run, invoker=means, fused=fused)
-    if not same:
-        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
-    result = the_run.result | ({"repeated": "same final bytes"} if again else {})
-    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
+        same = driver.again(the_run, invoker=means, fused=fused) if again else None
+    tell(the_run, same)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder of a complete run.")],
+    invoker: InvokerName = "inline",
+    address: Address = None,
+    workers: Workers = None,
+    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations.")] = False,
+):
+    """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
+    from kdlib import run as driver
+    from kdlib.invokers import make_invoker
+    from kdlib.results import load
+
+    the_run = load(run)
+    with make_invoker(invoker, address, workers, None, "inline") as means:
+        same = driver.again(the_run, invoker=means, fused=fused)
+    tell(the_run, same)
 
 
 @app.command()
@@ -215,6 +231,14 @@ def bench(
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
     found = BENCHES[name](pairs, quick)
     typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+def tell(the_run, same: bool | None) -> None:
+    """The last line of stdout. same: whether a repetition ended with the same bytes. Raises KdlibError where not."""
+    if same is False:
+        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
+    result = the_run.result | ({"repeated": "same final bytes"} if same else {})
+    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
 
 
 def settings(pairs: list[str]) -> dict:

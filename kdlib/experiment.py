@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kdlib.errors import KdlibError
 from kdlib.machine import has_bf16
+from kdlib.stragglers import Fail, Slow
 from kdlib.task import Task, load_task, one_line
 
 Count = Annotated[int, Field(ge=1)]
@@ -160,11 +161,17 @@ class FedAvg(Experiment):
     """Baseline: clients of one architecture share parameters, architectures share nothing (McMahan et al., 2017).
 
     clients_per_round: how many are called, every architecture among them. local_epochs: of each on its private data.
+    selection: who is called, see kdlib.selection. durations: what `behaviour` goes by, each client's training time as
+    its Records have it, or modelled (kdlib.durations), where `slow` clients take longer and calls to others `fail`.
     """
 
     strategy: Literal["fedavg"] = "fedavg"
     clients_per_round: Count = 20
     local_epochs: Count = 5
+    selection: Literal["round-robin", "random", "behaviour"] = "round-robin"
+    durations: Literal["modelled", "measured"] = "modelled"
+    slow: Slow | None = None
+    fail: Fail | None = None
 
     @model_validator(mode="after")
     def _every_architecture_is_served(self):
@@ -172,6 +179,13 @@ class FedAvg(Experiment):
         if not least <= self.clients_per_round <= most:
             raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
                              f"architecture) to {most} (all clients)")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_measured_is_not_modelled(self):
+        if self.durations == "measured" and (self.slow or self.fail):
+            raise ValueError("durations are measured, so none can be modelled as slow or failing; "
+                             "allowed: durations modelled, or neither slow nor fail")
         return self
 
 

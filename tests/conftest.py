@@ -18,7 +18,7 @@ def smoke(tmp_path_factory):
         experiment = make_experiment("digits", strategy, alpha, seed, profile="smoke", **settings)
         with pytest.MonkeyPatch.context() as patch:
             if keep:
-                patch.setattr(drive, "sweep", lambda store, before: None)
+                patch.setattr(drive, "sweep", lambda *_: None)
             return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
