@@ -115,6 +115,28 @@ def experiment(
 
 
 @app.command()
+def estimate(
+    strategy: Strategy,
+    task: Task = "digits",
+    alpha: Alpha = 0.1,
+    profile: Profile = "paper",
+    seed: Seed = 0,
+    set_: Set = [],  # noqa: B006  typer copies it
+    cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
+    prices: Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")] = "gcf",
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
+):
+    """How long a run would take here, how many bytes and what cost: one Step of each kind is made and scaled up."""
+    wanted = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
+
+    from kdlib import estimate as forecast
+    from kdlib.cost import load_prices
+
+    found = forecast.estimate(wanted, load_prices(prices), cores)
+    typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+@app.command()
 def records(run: Annotated[Path, typer.Argument(help="The run's folder, for example runs/5f32ff4ee09d0c31.")],
             csv: Annotated[bool, typer.Option("--csv", help="Every Record as one line of CSV instead.")] = False):
     """What a run did: seconds and bytes per step, accuracy per round."""
