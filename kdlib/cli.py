@@ -288,24 +288,24 @@ def numbers(name: str, text: str, kind: type) -> list:
     return found
 
 
-def main() -> None:
+def main(commands: typer.Typer = app, program: str = "kdlib") -> None:
     """The console script: an error that the user can mend is one line on stderr and exit status 2."""
     try:
-        status = app(standalone_mode=False) or 0
+        status = commands(standalone_mode=False) or 0
         if status == INTERRUPTED:  # typer has turned the interrupt into a status
-            fail("interrupted; the same command goes on from here")
+            fail(program, "interrupted; the same command goes on from here")
     except KdlibError as error:
-        status = fail(str(error))
+        status = fail(program, str(error))
     except OSError as error:
-        status = fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
+        status = fail(program, f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         if not hasattr(error, "format_message"):  # anything but a complaint of the command-line parser is a bug
             raise
-        status = fail(error.format_message())
+        status = fail(program, error.format_message())
     sys.exit(status)
 
 
-def fail(message: str) -> int:
+def fail(program: str, message: str) -> int:
     """Print one line; returns the exit status of a mistake that the user can mend."""
-    print("kdlib: " + " ".join(message.split()), file=sys.stderr)
+    print(f"{program}: " + " ".join(message.split()), file=sys.stderr)
     return 2
