@@ -239,6 +239,24 @@ def reproduce(
 
 
 @app.command()
+def claims(
+    tasks: Annotated[str, typer.Option(help="Separated by blanks.")] = "digits mnist",
+    profile: Profile = "laptop",
+    runs: Runs = Path("runs"),
+    figures: Annotated[Path, typer.Option(help="Folder of the benches' results, and for CLAIMS.md.")] = Path(
+        "papers_figures"),
+):
+    """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
+    from kdlib import claims as paper
+    from kdlib.cost import built_in as tables
+    from kdlib.cost import load_prices
+
+    prices = [load_prices(name) for name in tables()]
+    found = [row for task in tasks.split() for row in paper.of_task(task, profile, runs, prices, figures)]
+    typer.echo(paper.write(found, figures))
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,

@@ -5,7 +5,7 @@ from kdlib.figures.heterogeneity import data_distribution
 from kdlib.figures.index import INDEX, keep
 from kdlib.figures.speedup import speedups
 from kdlib.figures.style import TITLES
-from kdlib.figures.tables import curves, final_table, find, interval, over_seeds, published
+from kdlib.figures.tables import complete, curves, final_table, find, interval, over_seeds, published
 
-__all__ = ["INDEX", "PUBLISHED", "TITLES", "accuracy", "comparison", "curves", "data_distribution", "faults",
-           "final_table", "find", "interval", "keep", "over_seeds", "published", "speedups"]
+__all__ = ["INDEX", "PUBLISHED", "TITLES", "accuracy", "comparison", "complete", "curves", "data_distribution",
+           "faults", "final_table", "find", "interval", "keep", "over_seeds", "published", "speedups"]

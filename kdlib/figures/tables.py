@@ -12,20 +12,25 @@ from kdlib.experiment import Experiment
 from kdlib.results import Run, accuracy_by_architecture, load
 
 
+def complete(runs: str | Path) -> list[Run]:
+    """All complete runs in the folder `runs`, sorted by key."""
+    folders = [path.parent for path in sorted(Path(runs).glob("*/experiment.json"))]
+    return [one for one in map(load, folders) if one.result is not None]
+
+
 def find(runs: str | Path, experiments: Sequence[Experiment]) -> list[Run]:
     """The complete run of each experiment, in their order, from the folder `runs`.
 
     Raises KdlibError, with the command that makes them, where some are missing.
     """
-    folders = [path.parent for path in sorted(Path(runs).glob("*/experiment.json"))]
-    complete = {one.experiment.model_dump_json(): one for one in map(load, folders) if one.result is not None}
-    missing = [one for one in experiments if one.model_dump_json() not in complete]
+    found = {one.experiment.model_dump_json(): one for one in complete(runs)}
+    missing = [one for one in experiments if one.model_dump_json() not in found]
     if missing:
         first = missing[0]
         raise KdlibError(f"{len(missing)} of {len(experiments)} runs are not in {runs} or not complete, the first "
                          f"being {first.task.name} {first.strategy} alpha {first.alpha:g} seed {first.seed}; "
                          f"make them with `kdlib reproduce --task {first.task.name} ...`")
-    return [complete[one.model_dump_json()] for one in experiments]
+    return [found[one.model_dump_json()] for one in experiments]
 
 
 def curves(runs: Iterable[Run], **labels) -> pd.DataFrame:
