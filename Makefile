@@ -28,7 +28,7 @@ notebooks: .venv/installed
 
 clean:
 	rm -rf .tmp runs .pytest_cache .ruff_cache .import_linter_cache
-	find kdlib tests -name __pycache__ -prune -exec rm -rf {} +
+	find kdlib faas tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
