@@ -106,8 +106,8 @@ class Env(Fields):
     @model_validator(mode="after")
     def _one_of_both(self):
         if (self.value is None) == (self.value_from is None):
-            raise ValueError(f"{self.name} has {'no' if self.value is None else 'two'} sources; allowed: value, or "
-                             "valueFrom")
+            raise ValueError(f"variable {self.name} has {'no source' if self.value is None else 'two sources'}; "
+                             "allowed: value, or valueFrom")
         return self
 
 
@@ -234,7 +234,7 @@ class Container(Fields):
     def _once(cls, items):
         names = [getattr(item, "mount_path", None) or item.name for item in items]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"{twice[0]} is there twice; allowed: once")
+            raise ValueError(f"two are {twice[0]}; allowed: one")
         return items
 
 
@@ -251,4 +251,4 @@ def check_mounts(containers: list[Container], volumes: list[Volume]) -> None:
     for mount in mounted:
         claim = declared[mount.name].persistent_volume_claim
         if claim and claim.read_only and not mount.read_only:
-            raise ValueError(f"{mount.mount_path} can be written but its volume {mount.name} is readOnly")
+            raise ValueError(f"mount {mount.mount_path} can be written; allowed: readOnly, as its volume is")

@@ -91,10 +91,10 @@ def _volume(values) -> dict[str, Fields]:
 def _service(experiment, subject, image, values, version) -> Service:
     """One function: a client's, or the aggregators', of which several run side by side."""
     if subject == AGGREGATOR:
-        allotment = aggregator_allotment(experiment, values.aggregator)
+        allotment = aggregator_allotment(experiment, values.aggregator, values.scaling.overcommit)
         most = values.aggregator.instances or len(experiment.architectures)
     else:
-        allotment, most = client_allotment(experiment, subject, values.client), 1
+        allotment, most = client_allotment(experiment, subject, values.client, values.scaling.overcommit), 1
     labels = LABELS | {"app.kubernetes.io/component": AGGREGATOR if subject == AGGREGATOR else "client"}
     scaling = {"min-scale": 0, "max-scale": most, "initial-scale": values.scaling.initial,
                "window": values.scaling.window, "scale-to-zero-pod-retention-period": values.scaling.retention}

@@ -35,7 +35,7 @@ class Footprint(NamedTuple):
 
 
 class Allotment(NamedTuple):
-    """What a function is given for certain, and what it may take at most: vCPU in quarters, memory in MiB."""
+    """What a function is given for certain, and what it may take at most: vCPU, and memory in MiB."""
 
     cpu: float
     memory: int
@@ -43,9 +43,10 @@ class Allotment(NamedTuple):
     most_memory: int
 
 
-def client_allotment(experiment: Experiment, subject: str, most: Most) -> Allotment:
+def client_allotment(experiment: Experiment, subject: str, most: Most, overcommit: float = 1.0) -> Allotment:
     """A client's. Cores for certain follow the architecture's work, so that a round's clients are done together.
 
+    overcommit: how many times the cores that functions are given for certain they use together, when all are busy.
     Raises KdlibError where `most` is too little for it.
     """
     architecture = experiment.architecture_of(subject)
@@ -54,11 +55,12 @@ def client_allotment(experiment: Experiment, subject: str, most: Most) -> Allotm
     own = experiment.samples or -(-ALL_PRIVATE // experiment.clients)
     memory = _mebibytes(_need(experiment, architecture, own))
     return _within(most, f"a client of {architecture}", Allotment(
-        cpu=_quarters(experiment.threads * share), memory=memory,
-        most_cpu=max(experiment.threads, _quarters(most.cpu * min(1, experiment.width) * share)), most_memory=memory))
+        cpu=_rounded_up(experiment.threads * share / overcommit, 0.05), memory=memory,
+        most_cpu=max(experiment.threads, _rounded_up(most.cpu * min(1, experiment.width) * share, 0.25)),
+        most_memory=memory))
 
 
-def aggregator_allotment(experiment: Experiment, most: Most) -> Allotment:
+def aggregator_allotment(experiment: Experiment, most: Most, overcommit: float = 1.0) -> Allotment:
     """An aggregator's: all that it may have at full width, less with less width, never less than it needs.
 
     Raises KdlibError where `most` is too little for it.
@@ -66,8 +68,8 @@ def aggregator_allotment(experiment: Experiment, most: Most) -> Allotment:
     memory = max(_mebibytes(aggregator_need(experiment, name)) for name in experiment.architectures)
     width = min(1, experiment.width)
     return _within(most, "an aggregator", Allotment(
-        cpu=experiment.threads, memory=memory,
-        most_cpu=max(experiment.threads, _quarters(most.cpu * width)),
+        cpu=_rounded_up(experiment.threads / overcommit, 0.05), memory=memory,
+        most_cpu=max(experiment.threads, _rounded_up(most.cpu * width, 0.25)),
         most_memory=max(memory, _mebibytes(most.memory * 2**30 * width))))
 
 
@@ -132,8 +134,8 @@ def _within(most: Most, who: str, wanted: Allotment) -> Allotment:
     return wanted
 
 
-def _quarters(cores: float) -> float:
-    return max(1, math.ceil(4 * cores)) / 4
+def _rounded_up(cores: float, step: float) -> float:
+    return round(max(1, math.ceil(cores / step)) * step, 2)
 
 
 def _mebibytes(need: float) -> int:

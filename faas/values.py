@@ -65,6 +65,7 @@ class Scaling(Settings):
     window: str
     retention: str
     timeout: Annotated[int, Field(ge=1, le=LONGEST)]
+    overcommit: Annotated[float, Field(ge=1, le=100)]
 
     @model_validator(mode="after")
     def _durations(self):
