@@ -9,7 +9,7 @@ import typer
 
 from kdlib import experiment as experiments
 from kdlib.errors import KdlibError
-from kdlib.task import built_in, load_task
+from kdlib.task import built_in, task_file
 
 app = typer.Typer(
     name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -21,7 +21,8 @@ app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
 
-Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
+Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; cifar:fedmd "
+                                        "has FedMD's data, for a baseline beside it.")]
 Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
                                             "shared per architecture, no teacher).")]
 Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
@@ -159,9 +160,11 @@ def records(run: Annotated[Path, typer.Argument(help="The run's folder, for exam
 def tasks():
     """The tasks that come with kdlib; your own is a .toml file of the same form."""
     for name in built_in():
-        task = load_task(name)
-        typer.echo(f"{name:10} {task.about}\n{'':10} private {task.private.name}, {len(task.private.classes)} classes; "
-                   f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
+        file = task_file(name)
+        typer.echo(f"{name:12} {file.task.about}")
+        for words, task in [("", file.task), *((f"with {other}: ", file.of(other)) for other in file.instead)]:
+            typer.echo(f"{'':12} {words}private {task.private.name}, {len(task.private.classes)} classes; "
+                       f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import os
+import threading
 import uuid
 
 import numpy as np
@@ -79,3 +80,20 @@ def s3(s3_server, monkeypatch):
     for key, value in s3_server.admin.items():
         monkeypatch.setenv(key, value)
     return f"s3://runs/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Files over HTTP on 127.0.0.1, see file_server.FileServer; no proxy in between, no waiting between tries."""
+    from file_server import FileServer
+
+    from kdlib import fetch
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "PAUSES", (0, 0))
+    with FileServer() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

@@ -7,7 +7,8 @@ import pytest
 
 from kdlib import experiment as experiment_module
 from kdlib.errors import KdlibError
-from kdlib.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
+from kdlib.experiment import PROFILES, STRATEGIES, ZOO, FedMD, from_json, make_experiment
+from kdlib.task import BUILT_IN
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
 
@@ -67,6 +68,22 @@ def test_every_profile_suits_every_strategy(profile, strategy):
     assert {name: getattr(experiment, name) for name in PROFILES[profile] if name in fields} == {
         name: value for name, value in PROFILES[profile].items() if name in fields}
     assert from_json(experiment.model_dump_json()) == experiment
+
+
+def test_what_a_task_asks_for_holds_where_nobody_says_otherwise():
+    paper = make_experiment("cifar", "fedmd", 1.0, profile="paper")
+    assert paper.architectures == ZOO[:5] and paper.revisit_epochs == 4 and paper.classes == 16
+    assert make_experiment("cifar", "feddf", 1.0, profile="paper").architectures == ZOO[:5]
+    assert make_experiment("cifar", "fedmd", 1.0, profile="smoke").architectures == PROFILES["smoke"]["architectures"]
+    assert make_experiment("cifar", "fedmd", 1.0, revisit_epochs=2).revisit_epochs == 2
+    assert make_experiment("mnist", "fedmd", 1.0, profile="paper").revisit_epochs == 2
+
+
+def test_a_task_that_asks_for_what_no_strategy_has_is_refused(tmp_path):
+    text = (BUILT_IN / "digits.toml").read_text()
+    (tmp_path / "own.toml").write_text(text + "[settings]\nrevisit_epcohs = 4\n")
+    with pytest.raises(KdlibError, match=r"own\.toml asks for settings that no strategy has: revisit_epcohs"):
+        make_experiment(str(tmp_path / "own.toml"), "fedmd", 1.0)
 
 
 def test_settings_win_over_the_profile():
