@@ -65,7 +65,7 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     if not pairs:
         raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; there are none")
     experiment = next(iter(pairs.values()))[0].experiment
-    rest = {"where": experiment.task.name, "differs": differs(experiment), "command": command}
+    rest = {"where": experiment.task.name, "differs": differs(one.experiment for one in next(iter(pairs.values()))), "command": command}
     said = [("C1", *_robust(pairs))]
     try:
         times.invoker([one for pair in pairs.values() for one in pair])
@@ -96,12 +96,14 @@ def write(rows: Iterable[Finding], folder: str | Path) -> Path:
     return path
 
 
-def differs(experiment: Experiment) -> str:
+def differs(experiments: Iterable[Experiment]) -> str:
     """The settings that are not those of the `paper` profile, with the paper's behind them."""
-    paper = make_experiment(experiment.task, experiment.strategy, experiment.alpha, experiment.seed, "paper")
-    names = [name for name in PROFILES["laptop"] if getattr(experiment, name, 0) != getattr(paper, name, 0)]
-    said = [f"{name} {_said(getattr(experiment, name))} ({_said(getattr(paper, name))})" for name in names]
-    return ", ".join(said) or "nothing"
+    said = {}
+    for one in experiments:
+        paper = make_experiment(one.task, one.strategy, one.alpha, one.seed, "paper")
+        names = [name for name in PROFILES["laptop"] if getattr(one, name, 0) != getattr(paper, name, 0)]
+        said |= {name: f"{name} {_said(getattr(one, name))} ({_said(getattr(paper, name))})" for name in names}
+    return ", ".join(said.values()) or "nothing"
 
 
 def _robust(pairs) -> tuple[str, str]:
@@ -131,10 +133,9 @@ def _faster(pairs) -> tuple[str, str]:
 
 
 def _cheaper(pairs, prices) -> tuple[str, str]:
-    saved = [1 - float(total(feddf.records(), prices) / total(fedmd.records(), prices))
-             for fedmd, feddf in pairs.values()]
-    told = f"{prices.provider}: {_middle(saved):.1%} less ({min(saved):.1%} to {max(saved):.1%})"
-    return told, _share([value > 0 for value in saved], "cheaper")
+    shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in pairs.values()]
+    told = f"{prices.provider}: FedDF / FedMD {_middle(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    return told, _share([share < 1 for share in shares], "cheaper")
 
 
 def _dominated(pairs) -> tuple[str, str]:
