@@ -49,7 +49,7 @@ def deploy(
 ):
     """Apply the manifests to kubectl's current cluster and wait for the functions."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     deployment = Deployment(folder)
     kubectl.deploy(deployment, ray, seconds)
@@ -65,7 +65,7 @@ def endpoints(
 ):
     """Write where the functions are, for `kdlib run --invoker http --endpoints FILE`."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     deployment = Deployment(folder)
     there = kubectl.endpoints(deployment, ingress)
@@ -77,7 +77,7 @@ def endpoints(
 def delete(folder: Folder):
     """Remove the deployment from the cluster; what its functions wrote to the store stays."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     kubectl.delete(Deployment(folder))
 
