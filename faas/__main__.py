@@ -31,12 +31,13 @@ def render(
     KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
     own schema, to check by that too.
     """
-    from faas.folder import render as write
     from faas.values import load_values
     from kdlib.experiment import from_json
 
-    deployment = write(from_json(experiment.read_text(encoding="utf-8")), image, load_values(values), out,
-                       os.environ.get("KDLIB_SECRETS"))
+    wanted, settings = from_json(experiment.read_text(encoding="utf-8")), load_values(values)
+    from faas.folder import render as write  # only now: a mistake is told before torch is loaded
+
+    deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SECRETS"))
     typer.echo(f"{len(deployment.manifests)} manifests in {out}: {len(deployment.functions)} functions in namespace "
                f"{deployment.namespace}")
 
