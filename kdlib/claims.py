@@ -64,8 +64,9 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
              if ("fedmd", *setting) in found and ("feddf", *setting) in found}
     if not pairs:
         raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; there are none")
-    experiment = next(iter(pairs.values()))[0].experiment
-    rest = {"where": experiment.task.name, "differs": differs(one.experiment for one in next(iter(pairs.values()))), "command": command}
+    examples = [one.experiment for one in next(iter(pairs.values()))]
+    task = examples[0].task.name
+    rest = {"where": task, "differs": differs(examples), "command": command}
     said = [("C1", *_robust(pairs))]
     try:
         times.invoker([one for pair in pairs.values() for one in pair])
@@ -73,7 +74,7 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
         said.append(("C2", "-", f"cannot be compared: {error}"))
     else:
         said += [("C2", *_faster(pairs)), *(("C3", *_cheaper(pairs, table)) for table in prices)]
-        if experiment.task.name == "shakespeare":
+        if task == "shakespeare":
             said.append(("C6", *_dominated(pairs)))
     rows = [Finding(claim, ours=ours, verdict=verdict, **rest) for claim, ours, verdict in said]
     return [*rows, _speedup("C4", "pretrain", 3.5, benches), _speedup("C5", "distil", 1.76, benches)]
