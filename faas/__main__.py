@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from faas import local
+from faas import image, local
 from kdlib.cli import main
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(local.up)
 app.command()(local.down)
+app.command()(image.image)
 
 Folder = Annotated[Path, typer.Argument(help="Where `render` wrote the manifests.")]
 

@@ -209,7 +209,7 @@ def _expect_image(image: str) -> None:
         raise KdlibError("--docker needs Docker's command `docker`; allowed: --process, without it") from error
     if found.returncode:
         said = (found.stderr.strip().splitlines() or ["docker said nothing"])[-1]
-        raise KdlibError(f"image {image}: {said}; allowed: an image that `python -m faas.image` has built")
+        raise KdlibError(f"image {image}: {said}; allowed: an image that `python -m faas image` has built")
 
 
 def _remove_containers(folder: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from arena import ARCHITECTURES, KILLED, KINDS, Arena, Fault, reads
 from functions import tiny
 
+from faas.instance import Anybody
 from kdlib.perform import STRATEGIES
 
 COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
@@ -62,7 +63,7 @@ def plans(count: int, seed: str):
     rng.shuffle(deck)
     while deck:
         strategy = rng.choice(sorted(EXPERIMENTS))
-        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy]))
+        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy], Anybody(EXPERIMENTS[strategy])))
         faults = []
         for kind in [deck.pop() for _ in range(min(A_RUN, len(deck)))]:
             stage = rng.choice([stage for stage in stages if _can(kind, stage)])
