@@ -9,7 +9,7 @@ import typer
 
 from kdlib import experiment as experiments
 from kdlib.errors import KdlibError
-from kdlib.task import built_in, load_task
+from kdlib.task import built_in, task_file
 
 app = typer.Typer(
     name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -21,7 +21,8 @@ app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
 
-Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
+Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; cifar:fedmd "
+                                        "has FedMD's data, for a baseline beside it.")]
 Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
                                             "shared per architecture, no teacher).")]
 Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
@@ -78,11 +79,27 @@ def run(
     patience = Patience(deadline, least_share) if deadline else None
     with make_invoker(invoker, address, workers, endpoints, pretrain) as means:
         the_run = driver.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
-        same = not again or driver.again(the_run, invoker=means, fused=fused)
-    if not same:
-        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
-    result = the_run.result | ({"repeated": "same final bytes"} if again else {})
-    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
+        same = driver.again(the_run, invoker=means, fused=fused) if again else None
+    tell(the_run, same)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder of a complete run.")],
+    invoker: InvokerName = "inline",
+    address: Address = None,
+    workers: Workers = None,
+    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations.")] = False,
+):
+    """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
+    from kdlib import run as driver
+    from kdlib.invokers import make_invoker
+    from kdlib.results import load
+
+    the_run = load(run)
+    with make_invoker(invoker, address, workers, None, "inline") as means:
+        same = driver.again(the_run, invoker=means, fused=fused)
+    tell(the_run, same)
 
 
 @app.command()
@@ -96,6 +113,28 @@ def experiment(
 ):
     """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
     typer.echo(experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_)).model_dump_json())
+
+
+@app.command()
+def estimate(
+    strategy: Strategy,
+    task: Task = "digits",
+    alpha: Alpha = 0.1,
+    profile: Profile = "paper",
+    seed: Seed = 0,
+    set_: Set = [],  # noqa: B006  typer copies it
+    cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
+    prices: Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")] = "gcf",
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
+):
+    """How long a run would take here, how many bytes and what cost: one Step of each kind is made and scaled up."""
+    wanted = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
+
+    from kdlib import estimate as forecast
+    from kdlib.cost import load_prices
+
+    found = forecast.estimate(wanted, load_prices(prices), cores)
+    typer.echo(found.model_dump_json() if json_ else found.text())
 
 
 @app.command()
@@ -121,9 +160,11 @@ def records(run: Annotated[Path, typer.Argument(help="The run's folder, for exam
 def tasks():
     """The tasks that come with kdlib; your own is a .toml file of the same form."""
     for name in built_in():
-        task = load_task(name)
-        typer.echo(f"{name:10} {task.about}\n{'':10} private {task.private.name}, {len(task.private.classes)} classes; "
-                   f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
+        file = task_file(name)
+        typer.echo(f"{name:12} {file.task.about}")
+        for words, task in [("", file.task), *((f"with {other}: ", file.of(other)) for other in file.instead)]:
+            typer.echo(f"{'':12} {words}private {task.private.name}, {len(task.private.classes)} classes; "
+                       f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
 
 
 @app.command()
@@ -201,6 +242,24 @@ def reproduce(
 
 
 @app.command()
+def claims(
+    tasks: Annotated[str, typer.Option(help="Separated by blanks.")] = "digits mnist",
+    profile: Profile = "laptop",
+    runs: Runs = Path("runs"),
+    figures: Annotated[Path, typer.Option(help="Folder of the benches' results, and for CLAIMS.md.")] = Path(
+        "papers_figures"),
+):
+    """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
+    from kdlib import claims as paper
+    from kdlib.cost import built_in as tables
+    from kdlib.cost import load_prices
+
+    prices = [load_prices(name) for name in tables()]
+    found = [row for task in tasks.split() for row in paper.of_task(task, profile, runs, prices, figures)]
+    typer.echo(paper.write(found, figures))
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
@@ -215,6 +274,14 @@ def bench(
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
     found = BENCHES[name](pairs, quick)
     typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+def tell(the_run, same: bool | None) -> None:
+    """The last line of stdout. same: whether a repetition ended with the same bytes. Raises KdlibError where not."""
+    if same is False:
+        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
+    result = the_run.result | ({"repeated": "same final bytes"} if same else {})
+    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
 
 
 def settings(pairs: list[str]) -> dict:

@@ -11,23 +11,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kdlib.errors import KdlibError
 from kdlib.machine import has_bf16
-from kdlib.task import Task, load_task, one_line
+from kdlib.profiles import PROFILES, ZOO
+from kdlib.stragglers import Fail, Slow
+from kdlib.task import Task, load_settings, load_task, one_line
 
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
 Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
 Architecture = Annotated[str, Field(pattern=r"^cnn(2-\d+-\d+|3-\d+-\d+-\d+|4-\d+-\d+-\d+-\d+)$")]
-
-# The original FedMD's zoo for two and three layers; the 4-layer models are ours (PAPER: Models).
-ZOO = (
-    "cnn2-128-256",
-    "cnn2-128-512",
-    "cnn3-64-128-256",
-    "cnn3-128-192-256",
-    "cnn4-64-64-64-256",
-    "cnn4-128-192-256-256",
-)
 
 
 class Experiment(BaseModel):
@@ -160,11 +152,17 @@ class FedAvg(Experiment):
     """Baseline: clients of one architecture share parameters, architectures share nothing (McMahan et al., 2017).
 
     clients_per_round: how many are called, every architecture among them. local_epochs: of each on its private data.
+    selection: who is called, see kdlib.selection. durations: what `behaviour` goes by, each client's training time as
+    its Records have it, or modelled (kdlib.durations), where `slow` clients take longer and calls to others `fail`.
     """
 
     strategy: Literal["fedavg"] = "fedavg"
     clients_per_round: Count = 20
     local_epochs: Count = 5
+    selection: Literal["round-robin", "random", "behaviour"] = "round-robin"
+    durations: Literal["modelled", "measured"] = "modelled"
+    slow: Slow | None = None
+    fail: Fail | None = None
 
     @model_validator(mode="after")
     def _every_architecture_is_served(self):
@@ -172,6 +170,13 @@ class FedAvg(Experiment):
         if not least <= self.clients_per_round <= most:
             raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
                              f"architecture) to {most} (all clients)")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_measured_is_not_modelled(self):
+        if self.durations == "measured" and (self.slow or self.fail):
+            raise ValueError("durations are measured, so none can be modelled as slow or failing; "
+                             "allowed: durations modelled, or neither slow nor fail")
         return self
 
 
@@ -200,34 +205,21 @@ class FedDF(FedAvg):
 
 STRATEGIES: dict[str, type[Experiment]] = {"fedmd": FedMD, "feddf": FedDF, "alone": Alone, "fedavg": FedAvg}
 
-# Changes to the defaults; a strategy takes those that it has.
-PROFILES: dict[str, dict] = {
-    "paper": {},
-    "laptop": {
-        "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
-        "batch_norm_momentum": 0.1, "test_items": 2000, "validation_items": 500,
-        "public_items": 4000, "alignment_items": 1000, "pretrain_epochs": 5, "transfer_epochs": 8,
-        "local_epochs": 2, "distil_batches": 50, "score_every": 10, "patience": 3,
-    },
-    "smoke": {
-        "architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256"),
-        "clients": 6, "clients_per_round": 6, "samples": 100, "rounds": 3, "width": 0.0625,
-        "batch_norm_momentum": 0.1, "test_items": 500, "validation_items": 100,
-        "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
-        "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
-    },
-}
-
 
 def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0, profile: str = "laptop",
                     **settings) -> Experiment:
     """An Experiment from a profile and the settings that differ from it.
 
-    task: a built-in name, a path of a .toml file, or a Task. Raises KdlibError, in one line that says what is allowed,
-    for an unknown strategy, profile or setting, and for values that no run could have.
+    task: a built-in name or a path of a .toml file, as the strategy has it (see kdlib.task.load_task), or a Task. What
+    the task's file asks for holds where the profile says nothing.
+    Raises KdlibError, in one line that says what is allowed, for an unknown strategy, profile or setting, and for
+    values that no run could have.
     """
     kind = _choose("strategy", strategy, STRATEGIES)
-    defaults = {name: value for name, value in _choose("profile", profile, PROFILES).items()
+    asked = {} if isinstance(task, Task) else load_settings(task)
+    if unknown := sorted(set(asked) - {name for each in STRATEGIES.values() for name in each.model_fields}):
+        raise KdlibError(f"task {task} asks for settings that no strategy has: {', '.join(unknown)}")
+    defaults = {name: value for name, value in (asked | _choose("profile", profile, PROFILES)).items()
                 if name in kind.model_fields}
     own = sorted(set(kind.model_fields) - {"strategy", "task", "alpha", "seed"})
     for name in settings:
@@ -236,7 +228,7 @@ def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise KdlibError(f"unknown setting '{name}' for {strategy}{hint}; allowed: {', '.join(own)}")
     try:
-        return kind(task=task if isinstance(task, Task) else load_task(task), alpha=alpha, seed=seed,
+        return kind(task=task if isinstance(task, Task) else load_task(task, strategy), alpha=alpha, seed=seed,
                     **{**defaults, **settings})
     except ValidationError as error:
         raise KdlibError(one_line(error)) from error

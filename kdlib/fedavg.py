@@ -13,16 +13,17 @@ from torch import Tensor
 from kdlib import client as c
 from kdlib.cohort import in_time
 from kdlib.experiment import FedAvg
+from kdlib.history import History
 from kdlib.invoke import Stage
 from kdlib.models import CNN
-from kdlib.selection import round_robin
+from kdlib.selection import chosen
 from kdlib.store import Store
 
 
-def workflow(experiment: FedAvg):
-    """The Stages of a run, in order; the round's clients take turns."""
+def workflow(experiment: FedAvg, history: History):
+    """The Stages of a run, in order; who is called in a round may depend on the rounds before it."""
     for round in range(1, experiment.rounds + 1):
-        yield Stage("train", round_robin(experiment, round), round)
+        yield Stage("train", history.chosen(round), round)
         yield Stage("average", experiment.architectures, round)
         yield Stage("evaluate", experiment.architectures, round)
 
@@ -71,7 +72,7 @@ def current(experiment: FedAvg, store: Store, round: int, architecture: str) -> 
 
 def called(experiment: FedAvg, store: Store, round: int, architecture: str | None = None) -> list[str]:
     """This round's clients that were in time, of one architecture or of all."""
-    return [name for name in in_time(store, round, "train", round_robin(experiment, round))
+    return [name for name in in_time(store, round, "train", chosen(experiment, store, round))
             if architecture in (None, experiment.architecture_of(name))]
 
 

@@ -20,15 +20,15 @@ from kdlib import client as c
 from kdlib.engine import Batches, KeepBest, accuracy, predict
 from kdlib.experiment import FedDF
 from kdlib.fedavg import NEEDS, averaged, called, current, evaluate, train_locally
+from kdlib.history import History
 from kdlib.invoke import Stage
-from kdlib.selection import round_robin
 from kdlib.store import Store
 
 
-def workflow(experiment: FedDF):
-    """The Stages of a run, in order; the round's clients take turns."""
+def workflow(experiment: FedDF, history: History):
+    """The Stages of a run, in order; who is called in a round may depend on the rounds before it."""
     for round in range(1, experiment.rounds + 1):
-        yield Stage("train", round_robin(experiment, round), round)
+        yield Stage("train", history.chosen(round), round)
         if experiment.teachers == "shared":
             yield Stage("teach", ("server",), round)
         yield Stage("distil", experiment.architectures, round)

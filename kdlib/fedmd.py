@@ -21,13 +21,14 @@ from kdlib import client as c
 from kdlib.cohort import in_time, last_counted
 from kdlib.engine import Batches, KeepBest, cross_entropy, predict
 from kdlib.experiment import FedMD
+from kdlib.history import History
 from kdlib.invoke import Stage
 from kdlib.store import Store
 
 SMALLEST_TO_STOP = 50  # items of a client; below it a fifth is too few to stop by (PAPER: Tasks)
 
 
-def workflow(experiment: FedMD):
+def workflow(experiment: FedMD, history: History):
     """The Stages of a run, in order; all clients take part in every round."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
@@ -41,7 +42,7 @@ def workflow(experiment: FedMD):
         yield Stage("evaluate", clients, round)
 
 
-def fused_workflow(experiment: FedMD):
+def fused_workflow(experiment: FedMD, history: History):
     """The same Steps with the same bytes, a client's from one consensus to the next in a single invocation."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)

@@ -14,12 +14,17 @@ from kdlib.store import Store
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported: nothing is sent anywhere
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a lost node's log goes to stdout, amid the results
 
 import ray
 from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 
 RETRIES = 5  # of a Step whose worker or node is lost
 OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
+ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
+QUIET = 10.0  # seconds without a Record after which the nodes are looked at
+
+log = logging.getLogger("kdlib")
 
 
 class Ray:
@@ -27,7 +32,9 @@ class Ray:
 
     address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
     on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
-    A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over.
+    A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over. From a node
+    that falls silent, its machine frozen or its cable out, Ray itself awaits an answer for many minutes: once the
+    cluster has given such a node up, every Step that is out is sent a second time, and the first Record counts.
     """
 
     name = "ray"
@@ -43,12 +50,26 @@ class Ray:
         self.start(experiment.threads)
         place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES)
         url, settings = store.fs.unstrip_protocol(store.root), experiment.model_dump_json()
-        waiting = {place.remote(self.perform, key, settings, url, step): step for step in steps}
+
+        def send(numbers):
+            return {place.remote(self.perform, key, settings, url, steps[number]): number for number in numbers}
+
+        waiting, nodes = send(range(len(steps))), _alive()
         try:
             while waiting:
-                (ready, *_), _ = ray.wait(list(waiting))
-                yield _record(ready, waiting[ready])
-                del waiting[ready]
+                ready, _ = ray.wait(list(waiting), timeout=QUIET)
+                if ready:
+                    number = waiting.pop(ready[0])
+                    for copy in [reference for reference, other in waiting.items() if other == number]:
+                        del waiting[copy]
+                        ray.cancel(copy)
+                    yield _record(ready[0], steps[number])
+                    continue
+                before, nodes = nodes, _alive()
+                if lost := before - nodes:
+                    log.warning("kdlib: Ray lost %d of its nodes; what was out is sent again", len(lost))
+                    _find_room(experiment.threads)
+                    waiting |= send(sorted(set(waiting.values())))
         finally:
             for reference in waiting:
                 ray.cancel(reference)
@@ -70,12 +91,22 @@ class Ray:
             try:
                 ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
             except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
-                where = f"no Ray cluster at {self.address}" if self.address else "Ray did not start here"
-                raise KdlibError(f"{where}: {error}") from error
+                if self.address:
+                    raise KdlibError(f"no Ray cluster at {self.address}: {error}; {ALLOWED}") from error
+                raise KdlibError(f"Ray did not start here: {error} A busy machine may be the cause; the same command "
+                                 "tries again") from error
             self.task = ray.remote(_carry_out)
-        if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
-            raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
-                             "allowed: fewer threads, or a larger node")
+        _find_room(threads)
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _find_room(threads: int) -> None:
+    if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
+        raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
+                         "allowed: fewer threads, or a larger node")
 
 
 def _knock(address: str) -> None:
@@ -84,7 +115,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise KdlibError(f"no Ray cluster at {address}: {error}; allowed: HOST:PORT of a head, or auto") from error
+        raise KdlibError(f"no Ray cluster at {address}: {error}; {ALLOWED}") from error
 
 
 def _carry_out(perform, key, settings, url, step):

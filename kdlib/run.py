@@ -16,6 +16,7 @@ from kdlib import client, data
 from kdlib.drive import Patience, drive
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
+from kdlib.history import follow
 from kdlib.invoke import Inline, Invoker
 from kdlib.machine import difference, machine
 from kdlib.partition import partition, table
@@ -57,6 +58,7 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
 def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused: bool = False) -> bool:
     """Repeat a complete run in an empty store, by any invoker; True where its final bytes are the same.
 
+    The same clients are called in each round, and those that were late or failed then are left out.
     Where the run's own objects are still there, they too must be those that its result names.
     Functions cannot reach that store: by http, run the experiment once more below another folder instead.
     """
@@ -72,6 +74,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
         with _beside(the_run.folder / "again") as place:
             store = Store(str(place))
             deploy(the_run.experiment, data.prepare(the_run.experiment), store)
+            follow(the_run.experiment, store, the_run.records())
             drive(the_run, store, invoker, number, progress, fused)
             wanted = the_run.result["final_bytes"]
             own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store

@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -11,6 +11,7 @@ from kdlib.errors import KdlibError
 BUILT_IN = Path(__file__).parent / "tasks"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Strategy = Literal["fedmd", "feddf", "alone", "fedavg"]  # see kdlib.experiment
 
 
 class Source(BaseModel):
@@ -62,27 +63,76 @@ class Task(BaseModel):
         return (channels[0] if channels else 1), height, width
 
 
+class Sources(BaseModel):
+    """What one strategy takes instead of a task's private and public data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    private: Source
+    public: Source
+
+
+class TaskFile(BaseModel):
+    """A task's TOML file: the fields of a Task, and what is no part of it.
+
+    task: for every strategy that `instead` does not name; instead: strategy -> its own private and public data;
+    settings: of the Experiment, where neither its profile nor its user says otherwise (architectures, for example).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task
+    instead: dict[Strategy, Sources] = {}
+    settings: dict[str, Any] = {}
+
+    def of(self, strategy: str | None) -> Task:
+        """The Task as that strategy has it."""
+        instead = self.instead.get(strategy)
+        return self.task.model_copy(update=dict(instead)) if instead else self.task
+
+
 def built_in() -> list[str]:
     """Names of the tasks that come with kdlib."""
     return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
-def load_task(name: str) -> Task:
-    """The built-in task `name`, or the one in the TOML file at that path.
+def load_task(name: str, strategy: str | None = None) -> Task:
+    """The task `name`, a built-in one or the path of a TOML file, as `strategy` has it.
 
-    Raises KdlibError where there is no such task, or where its file says something that a Task cannot be.
+    `NAME:STRATEGY` is the task as that other strategy has it: beside FedMD a baseline runs on `cifar:fedmd`.
+    Raises KdlibError where there is no such task, or where its file says something that a task cannot be.
     """
+    name, other = _named(name)
+    return task_file(name).of(other or strategy)
+
+
+def load_settings(name: str) -> dict[str, Any]:
+    """What the task's file asks of every Experiment: setting -> value. Raises KdlibError, see load_task."""
+    return task_file(_named(name)[0]).settings
+
+
+def task_file(name: str) -> TaskFile:
+    """The whole file of a built-in task, or the one at that path. Raises KdlibError, see load_task."""
     path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
     if not (name.endswith(".toml") or name in built_in()):
         raise KdlibError(f"unknown task '{name}'; allowed: {', '.join(built_in())}, or the path of a .toml file")
     try:
-        return Task(**tomllib.loads(path.read_text(encoding="utf-8")))
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
+        return TaskFile(task=Task(**fields), **more)
     except OSError as error:
         raise KdlibError(f"cannot read the task file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KdlibError(f"{path} is not a TOML file: {error}") from error
     except (ValidationError, TypeError) as error:
         raise KdlibError(f"task file {path}: {one_line(error)}") from error
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    base, colon, strategy = name.rpartition(":")
+    if colon and strategy not in get_args(Strategy):
+        raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(get_args(Strategy))}")
+    return (base, strategy) if colon else (name, None)
 
 
 def one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import os
+import threading
 import uuid
 
 import numpy as np
@@ -18,7 +19,7 @@ def smoke(tmp_path_factory):
         experiment = make_experiment("digits", strategy, alpha, seed, profile="smoke", **settings)
         with pytest.MonkeyPatch.context() as patch:
             if keep:
-                patch.setattr(drive, "sweep", lambda store, before: None)
+                patch.setattr(drive, "sweep", lambda *_: None)
             return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
@@ -79,3 +80,20 @@ def s3(s3_server, monkeypatch):
     for key, value in s3_server.admin.items():
         monkeypatch.setenv(key, value)
     return f"s3://runs/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Files over HTTP on 127.0.0.1, see file_server.FileServer; no proxy in between, no waiting between tries."""
+    from file_server import FileServer
+
+    from kdlib import fetch
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "PAUSES", (0, 0))
+    with FileServer() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

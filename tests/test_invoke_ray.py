@@ -11,13 +11,12 @@ import tempfile
 
 import psutil
 import pytest
-import ray
 
 from kdlib import invoke_ray, run
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
 from kdlib.invoke import Stage
-from kdlib.invoke_ray import Ray
+from kdlib.invoke_ray import Ray, ray
 from kdlib.perform import perform
 from kdlib.store import Store
 

@@ -23,7 +23,7 @@ import sklearn.datasets  # noqa: F401  as everything here, so that a fork need n
 
 import faas.serve
 from faas import app, lean  # noqa: F401
-from kdlib import data, training  # noqa: F401
+from kdlib import data, s3, training  # noqa: F401
 from kdlib import run as driver
 from kdlib.drive import Patience
 from kdlib.errors import KdlibError
@@ -50,7 +50,7 @@ def drive(wanted):
         if not wanted["endpoints"]:
             driver.run(from_json(wanted["drive"]), wanted["runs"], False)
             return
-        with contextlib.closing(Http.from_file(wanted["endpoints"], timeouts=timeouts)) as http:
+        with contextlib.closing(Http.from_file(wanted["endpoints"], timeouts=timeouts, tries=20)) as http:
             driver.run(from_json(wanted["drive"]), wanted["runs"], False, http, patience=patience)
     except (KdlibError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
