@@ -20,7 +20,7 @@ BASE = 480 * MIB  # an idle function with all libraries, Lightning among them
 PASSES = 2.2  # activations of the largest batch, kept for the backward pass
 COPIES = 6  # of the weights: gradients, Adam's two moments, the best so far, and what is read or written
 READS = 2  # of the data: as they come, and as tensors
-GATES = 8  # times its output: what an LSTM layer keeps of each character for the backward pass
+GATES = 10  # times its output: what an LSTM layer keeps of each character for the backward pass
 MARGIN = 1.1
 
 # Training items where the experiment says "all there are"; of a data set of the user's own as many as of the largest.
