@@ -15,8 +15,8 @@ from kdlib.experiment import Experiment
 
 MIB = 2**20
 
-# Of peaks measured in processes that did all Steps of a subject: six architectures, widths 1/16 to 1, two image sizes.
-BASE = 480 * MIB  # an idle function with all libraries, Lightning among them
+# Of peaks measured in processes that did all Steps of a subject: nine architectures, widths 1/16 to 1, images, texts.
+BASE = 512 * MIB  # an idle function with all libraries, Lightning among them
 PASSES = 2.2  # activations of the largest batch, kept for the backward pass
 COPIES = 6  # of the weights: gradients, Adam's two moments, the best so far, and what is read or written
 READS = 2  # of the data: as they come, and as tensors
