@@ -10,6 +10,7 @@ from faas.values import Most, load_values
 from kdlib.errors import KdlibError
 from kdlib.experiment import ZOO, make_experiment
 from kdlib.run import run
+from kdlib.task import built_in, load_task
 
 VALUES = load_values()
 
@@ -56,6 +57,16 @@ def test_more_work_never_gets_less(strategy, profile):
     assert [one.most_cpu for one in found] == sorted(one.most_cpu for one in found)
     assert min(one.memory for one in found) < max(one.memory for one in found)
     assert all(one.cpu <= one.most_cpu and one.memory == one.most_memory for one in found)
+
+
+@pytest.mark.parametrize("task", built_in())
+def test_every_built_in_task_has_sizes_within_the_papers(task):
+    alpha = None if getattr(load_task(task), "by_roles", False) else 1
+    experiment = make_experiment(task, "fedmd", alpha, profile="paper")
+    for index in range(len(experiment.architectures)):
+        given = client_allotment(experiment, f"client-{index:04}", VALUES.client)
+        assert 512 < given.memory <= 4096 and 0 < given.cpu <= given.most_cpu <= 2
+    assert aggregator_allotment(experiment, VALUES.aggregator).most_memory == 16 * 1024
 
 
 def test_the_measured_peak_fits_and_is_at_least_half_of_what_is_given(tmp_path, monkeypatch):
