@@ -1,4 +1,4 @@
-# make reproduce | test | lab | notebooks | clean
+# make reproduce | test | test-faults | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -9,15 +9,20 @@ FAULTS ?= no-faults
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test lab notebooks clean
+.PHONY: reproduce test test-faults lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
 
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
+TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+
 test: .venv/installed
-	mkdir -p .tmp/home
-	HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+	$(TESTS) --ignore tests/faults
+
+# KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
+test-faults: .venv/installed
+	$(TESTS) tests/faults -s
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

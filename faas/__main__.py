@@ -1,4 +1,4 @@
-"""`python -m faas ...`: functions on a cluster."""
+"""`python -m faas ...`: functions on this machine, and on a cluster."""
 
 import os
 from pathlib import Path
@@ -6,12 +6,15 @@ from typing import Annotated
 
 import typer
 
+from faas import local
 from kdlib.cli import main
 
 app = typer.Typer(
     name="faas", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="kdlib's Steps as HTTP functions, each client's with its own data.",
 )
+app.command()(local.up)
+app.command()(local.down)
 
 Folder = Annotated[Path, typer.Argument(help="Where `render` wrote the manifests.")]
 

@@ -25,6 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from faas.identity import Identity
 from faas.instance import Instance
 from kdlib.errors import KdlibError, Unreachable
 from kdlib.invoke import Step
@@ -61,8 +62,8 @@ class Refusal(Exception):
 class Door:
     """Where calls come in: each is checked, waits for its turn, and is answered."""
 
-    def __init__(self, instance: Instance):
-        self.instance = instance
+    def __init__(self, identity: Identity):
+        self.identity, self.instance = identity, Instance(identity)
         self.waiting = 0
         self.turn = asyncio.Lock()
         # Steps have a thread of their own, so that health is answered meanwhile; one, whatever becomes of its caller.
@@ -72,7 +73,7 @@ class Door:
         """See the module."""
         clock = time.perf_counter()
         given = request.headers.get("x-request-id", "")
-        about = {"request": given if REQUEST.fullmatch(given) else uuid.uuid4().hex, "function": self.instance.subject}
+        about = {"request": given if REQUEST.fullmatch(given) else uuid.uuid4().hex, "function": self.identity.subject}
         trace = None
         try:
             answer = Response(await self._record(request, about), media_type="application/json")
@@ -91,7 +92,7 @@ class Door:
 
     async def _record(self, request: Request, about: dict) -> str:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        run = self.instance.admit(token.strip() if kind.lower() == "bearer" else "")
+        run = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
         try:
             call = Call.model_validate_json(await _body(request))
         except ValidationError as error:
@@ -113,10 +114,10 @@ class Door:
             self.waiting -= 1
 
 
-def make_app(instance: Instance) -> Starlette:
+def make_app(identity: Identity) -> Starlette:
     """The ASGI app of one instance of a function."""
     app = Starlette(
-        routes=[Route("/", Door(instance).post, methods=["POST"]),
+        routes=[Route("/", Door(identity).post, methods=["POST"]),
                 Route("/health/liveness", _well), Route("/health/readiness", _well)],
         exception_handlers={HTTPException: lambda _, error: _refused(error.status_code, error.detail, error.headers)})
     app.router.redirect_slashes = False

@@ -13,7 +13,6 @@ from faas.validate import check
 from faas.values import Values
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
-from kdlib.invoke_http import AGGREGATOR
 
 NAMESPACE_FILE, TOKENS_FILE = "00-namespace.yaml", "10-tokens.yaml"
 
@@ -35,7 +34,7 @@ class Deployment:
         metadata = self.manifests[NAMESPACE_FILE]["metadata"]
         self.namespace: str = metadata["name"]
         self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
-        self.secret = base64.b64decode(self.manifests[TOKENS_FILE]["data"][TOKENS_KEY]).decode()
+        self.secret = _secret(self.manifests[TOKENS_FILE])
         services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
         self.functions: list[str] = [service["metadata"]["name"] for service in services]
         self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
@@ -51,8 +50,8 @@ def render(experiment: Experiment, image: str, values: Values, out: str | Path, 
     beside, before = (out.parent / f".{out.name}.{word}" for word in ("new", "old"))
     if before.exists() and not out.exists():  # killed between the two renames below
         before.rename(out)
-    earlier = _earlier(out)
-    made = manifests(experiment, image, values, secret or (earlier and earlier.secret) or secrets.token_hex(32))
+    earlier = _earlier_secret(out)
+    made = manifests(experiment, image, values, secret or earlier or secrets.token_hex(32))
     for name, manifest in made.items():
         if name.endswith(".yaml"):
             check(manifest)
@@ -76,17 +75,21 @@ def render(experiment: Experiment, image: str, values: Values, out: str | Path, 
     return Deployment(out)
 
 
-def _earlier(out: Path) -> Deployment | None:
-    """What was rendered there before. Raises KdlibError where something else is there."""
+def _earlier_secret(out: Path) -> str | None:
+    """Of what was rendered there before, valid or not. Raises KdlibError where something else is there."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        earlier = Deployment(out)
-    except (KdlibError, OSError) as error:
-        raise KdlibError(f"{out} is not what `render` wrote: {error}; allowed: another --out, or remove it") from error
-    if earlier.manifests[NAMESPACE_FILE]["metadata"].get("labels") != LABELS or AGGREGATOR not in earlier.functions:
-        raise KdlibError(f"{out} holds other manifests; allowed: a new folder, or one that `render` wrote")
-    return earlier
+        namespace, tokens = (_read(out / name) for name in (NAMESPACE_FILE, TOKENS_FILE))
+        if namespace["metadata"]["labels"] == LABELS:
+            return _secret(tokens)
+    except (KdlibError, OSError, KeyError, TypeError, ValueError):
+        pass
+    raise KdlibError(f"{out} is not what `render` wrote; allowed: a new folder, or one that it wrote")
+
+
+def _secret(tokens: dict) -> str:
+    return base64.b64decode(tokens["data"][TOKENS_KEY]).decode()
 
 
 def _read(path: Path) -> object:

@@ -19,8 +19,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m faas.serve", description=main.__doc__.splitlines()[0])
     parser.add_argument("--supervised", action="store_true", help="end at once when standard input does")
     parser.add_argument("--memory", type=int, metavar="MIB", help="of the process's own data at most")
-    parser.add_argument("--confine", nargs=3, metavar=("STORE", "READS", "WRITES"),
-                        help="see of the folder only these owners, separated by commas")
+    parser.add_argument("--confine", nargs=3, metavar=("FOLDER", "READS", "WRITES"),
+                        help="see of the folder's store only these owners, separated by commas")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _end)  # while it starts, and again when uvicorn is done
     if options.memory:
@@ -28,36 +28,38 @@ def main() -> None:
     if options.confine:
         from faas.confine import confine
 
-        store, reads, writes = options.confine
-        confine(Path(store), reads.split(","), writes.split(","))
+        folder, reads, writes = options.confine
+        confine(Path(folder), reads.split(","), writes.split(","))
     if options.supervised:
         threading.Thread(target=_end_with_input, daemon=True).start()
     _serve()
 
 
 def _serve():
-    from faas.lean import hide  # from here on with threads and megabytes
+    from faas.identity import from_environment  # from here on with threads
+    from kdlib.errors import KdlibError
+
+    port = os.environ.get("PORT", "8080")
+    try:
+        if not (port.isdecimal() and 0 < int(port) < 65536):
+            raise KdlibError(f"PORT is {port!r}; allowed: 1 to 65535")
+        identity = from_environment()
+    except KdlibError as error:
+        print(f"faas: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    from faas.lean import hide  # and with megabytes
 
     hide()
 
     import uvicorn
 
     from faas.app import make_app
-    from faas.instance import Instance
     from faas.logs import to_stderr
-    from kdlib.errors import KdlibError
 
     to_stderr()
-    port = os.environ.get("PORT", "8080")
-    try:
-        if not (port.isdecimal() and 0 < int(port) < 65536):
-            raise KdlibError(f"PORT is {port!r}; allowed: 1 to 65535")
-        app = make_app(Instance.from_environment())
-    except KdlibError as error:
-        print(f"faas: {error}", file=sys.stderr)
-        sys.exit(2)
-    uvicorn.run(app, host=os.environ.get("HOST", "0.0.0.0"), port=int(port), http="h11", ws="none", lifespan="off",
-                log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEPT_OPEN)
+    uvicorn.run(make_app(identity), host=os.environ.get("HOST", "0.0.0.0"), port=int(port), http="h11", ws="none",
+                lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEPT_OPEN)
 
 
 def _end(signal_number, frame):

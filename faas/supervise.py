@@ -17,7 +17,7 @@ import httpx
 from pydantic import BaseModel
 
 READY = "ready"
-START = 120.0  # seconds that all functions together may take until they are ready
+START = 300.0  # seconds that all functions together may take until they are ready
 GRACE = 10.0  # seconds that a Step in hand has when the functions are taken down
 SOON = 5.0  # seconds of a life so short that the next start waits
 PAUSES = (0.2, 1.0, 5.0)  # seconds; the last one again and again
@@ -61,7 +61,7 @@ class Supervisor:
                     write_privately(self.folder / name, text)
                 self.ready = True
                 print(READY, flush=True)  # raises where nobody listens any more: then nobody wants the functions
-                sys.stdout = Path(os.devnull).open("w")
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # which ends what `up` reads
                 await self.ending.wait()
         finally:
             self.ending.set()
@@ -97,7 +97,8 @@ class Supervisor:
         done, _ = await asyncio.wait({waiting, ending, self.failed}, timeout=START,
                                      return_when=asyncio.FIRST_COMPLETED)
         if self.failed in done or not done:
-            print(self.failed.result() if done else f"not all functions were ready within {START:g} seconds", flush=True)
+            late = f"not all functions were ready within {START:g} seconds"
+            print(self.failed.result() if done else late, flush=True)
             self.ending.set()
         for task in (waiting, ending):
             task.cancel()
@@ -152,21 +153,21 @@ def write_privately(path: Path, text: str) -> None:
 def main() -> None:
     """See the module."""
     folder = Path(sys.argv[1])
-    with (folder / "supervisor.pid").open("a+") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it with the process
-        except BlockingIOError:
-            print(f"functions are up already in {folder}; `python -m faas down` ends them", flush=True)
-            return
-        held.truncate(0)
-        held.write(str(os.getpid()))
-        held.flush()
-        plan = Plan.model_validate_json(sys.stdin.read())
+    held = (folder / "supervisor.pid").open("a+")  # it is locked until this process is gone
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"functions are up already in {folder}; `python -m faas down` ends them", flush=True)
+        return
+    held.truncate(0)
+    held.write(str(os.getpid()))
+    held.flush()
+    plan = Plan.model_validate_json(sys.stdin.read())
+    asyncio.run(_run(folder, plan))
 
-        async def run():
-            await Supervisor(folder, plan).run()
 
-        asyncio.run(run())
+async def _run(folder: Path, plan: Plan) -> None:
+    await Supervisor(folder, plan).run()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Mapping
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from kdlib.client import start
 from kdlib.experiment import FedAvg
@@ -21,10 +20,12 @@ BACKWARD = 2  # times the work of the forward pass: the gradients of the activat
 @functools.lru_cache(maxsize=256)
 def work(experiment: FedAvg, architecture: str) -> int:
     """Multiply-accumulates of the architecture's forward pass on one item."""
-    model = start(experiment, architecture).to("meta")  # shapes alone are followed, nothing is computed
+    from torch.utils.flop_counter import FlopCounterMode  # seconds of imports, which most runs need not wait for
+
+    model = start(experiment, architecture).eval().to("meta")  # shapes alone are followed, nothing is computed
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(2, *experiment.task.image, device="meta"))  # of one item, batch norm can make nothing
-    return counter.get_total_flops() // 4  # two items, and two operations for one multiply-accumulate
+        model(torch.zeros(1, *experiment.task.image, device="meta"))
+    return counter.get_total_flops() // 2  # two operations are one multiply-accumulate
 
 
 def modelled(experiment: FedAvg, client: str, items: int) -> float:

@@ -167,13 +167,18 @@ def cluster(features: np.ndarray) -> np.ndarray:
     Of the radii in EPS the one with the best Calinski-Harabasz score; where none makes several clusters, one holds all.
     """
     from sklearn.cluster import DBSCAN  # a second of imports that other rules need not wait for
-    from sklearn.metrics import calinski_harabasz_score
+    from sklearn.metrics import calinski_harabasz_score, pairwise_distances
     from sklearn.preprocessing import StandardScaler
 
-    best, labels = -np.inf, np.zeros(len(features), int)
+    best, labels, before = -np.inf, np.zeros(len(features), int), -1
     scaled = StandardScaler().fit_transform(features)
+    distances = pairwise_distances(scaled)
     for eps in EPS:
-        found = DBSCAN(eps=eps, min_samples=MIN_SAMPLES).fit_predict(scaled)
+        near = np.count_nonzero(distances <= eps)
+        if near == before:  # the same neighbours, so the same clusters
+            continue
+        before = near
+        found = DBSCAN(eps=eps, min_samples=MIN_SAMPLES, metric="precomputed").fit_predict(distances)
         if 1 < len(set(found)) < len(found) and (score := calinski_harabasz_score(scaled, found)) > best:
             best, labels = score, found
     return labels

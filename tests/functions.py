@@ -50,9 +50,9 @@ class Function:
                "HOST": "127.0.0.1", "LISTEN_ADDRESS": f"127.0.0.1:{self.port}", "PYTHONPATH": str(ROOT)}
         with log.open("w") as output:
             self.process = subprocess.Popen(command, env=os.environ | own | environment, cwd=ROOT, stderr=output)
-        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=60)
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=300)
 
-    def ready(self, seconds=60.0):
+    def ready(self, seconds=120.0):
         """Wait until it answers."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -87,4 +87,4 @@ class Function:
         """End it; its exit status."""
         self.client.close()
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(120)

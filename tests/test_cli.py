@@ -38,6 +38,8 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--set", "clients=many"], ["clients", "integer", "many"]),
     (["--strategy", "fedmd", "--set", "kl=reverse"], ["kl", "fedmd", "transfer"]),
     (["--strategy", "feddf", "--set", "clients_per_round=2"], ["clients_per_round", "2", "allowed"]),
+    (["--strategy", "feddf", "--set", "selection=fastest"], ["selection", "behaviour", "fastest"]),
+    (["--strategy", "feddf", "--set", 'slow={"share":2,"factor":5}'], ["slow.share", "1", "2"]),
     (["--strategy", "fedmd", "--profile", "desktop"], ["desktop", "paper, laptop, smoke"]),
     (["--strategy", "fedmd", "--task", "mnits"], ["mnits", "digits, mnist", ".toml"]),
     (["--strategy", "fedmd", "--task", "absent.toml"], ["absent.toml", "No such file"]),
@@ -130,6 +132,10 @@ def test_a_run_ends_with_one_json_line_and_is_not_run_again(tmp_path):
     third = kdlib("run", *SMALL, "--strategy", "fedavg", "--again", cwd=tmp_path)
     assert json.loads(third.stdout.splitlines()[-1])["repeated"] == "same final bytes"
     assert len(list((tmp_path / result["folder"] / "records").glob("inline-2.jsonl"))) == 1
+
+    fourth = kdlib("replay", result["folder"], cwd=tmp_path)
+    assert json.loads(fourth.stdout.splitlines()[-1]) == json.loads(third.stdout.splitlines()[-1])
+    refused(kdlib("replay", "nowhere", cwd=tmp_path), "nowhere", "no run")
 
     shown = kdlib("records", result["folder"], cwd=tmp_path)
     assert all(word in shown.stdout for word in ("train", "average", "evaluate", "accuracy", "cnn2-128-256"))

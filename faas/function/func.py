@@ -35,6 +35,15 @@ class Function:
 
 def new() -> Function:
     """By the environment, see faas.access; ends the process with one line where that is wrong."""
+    from faas.identity import from_environment
+    from kdlib.errors import KdlibError
+
+    try:
+        identity = from_environment()
+    except KdlibError as error:
+        print(f"faas: {error}", file=sys.stderr)
+        sys.exit(2)
+
     from faas.lean import hide
 
     hide()
@@ -42,14 +51,8 @@ def new() -> Function:
     import hypercorn.config
 
     from faas.app import make_app
-    from faas.instance import Instance
     from faas.logs import to_stderr
-    from kdlib.errors import KdlibError
 
     to_stderr()
     hypercorn.config.Config.graceful_timeout = LONGEST  # its 3 seconds would cut a Step short
-    try:
-        return Function(make_app(Instance.from_environment()))
-    except KdlibError as error:
-        print(f"faas: {error}", file=sys.stderr)
-        sys.exit(2)
+    return Function(make_app(identity))

@@ -1,5 +1,7 @@
 """Fixtures that the tests of manifests share."""
 
+import functools
+
 import pytest
 from deployments import CRD, IMAGE, SECRET
 
@@ -19,8 +21,9 @@ def s3_values(tmp_path):
 
 @pytest.fixture(scope="session")
 def rendered():
-    """The manifests of a run: file name -> manifest."""
+    """The manifests of a run: file name -> manifest; not to be changed."""
 
+    @functools.cache
     def render(strategy="fedmd", profile="smoke", values=None, task="digits", **settings):
         experiment = make_experiment(task, strategy, 0.1, profile=profile, **settings)
         return manifests(experiment, IMAGE, load_values(values), SECRET)

@@ -20,7 +20,7 @@ from kdlib.store import Store
 from kdlib.tokens import Forbidden, Unauthorised, token
 
 OTHER = "f" * 16
-SLOW = {"transfer_epochs": 400, "samples": 200}  # seconds of private transfer learning, without early stop
+SLOW = {"transfer_epochs": 100, "samples": 200}  # a second of private transfer learning, without early stop
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def aggregator(place):
 @pytest.fixture(scope="module")
 def slow(place, aggregator):
     """The key of a second run, whose private transfer learning takes a while."""
-    deployed(f"{place}/store/{{owner}}", tiny("fedmd", seed=1, transfer_patience=400, **SLOW), OTHER)
+    deployed(f"{place}/store/{{owner}}", tiny("fedmd", seed=1, transfer_patience=100, **SLOW), OTHER)
     assert aggregator.step("pretrain", 0, "cnn2-128-256", run=OTHER).status_code == 200
     return OTHER
 
@@ -149,7 +149,7 @@ def test_a_line_too_long_is_told_to_come_again_and_the_rest_get_one_record(clien
     busy = [answer for answer in answers if answer.status_code == 503]
     done = {answer.content for answer in answers if answer.status_code == 200}
     assert len(busy) == 4 and all(answer.headers["retry-after"] == "1" for answer in busy)
-    assert len(done) == 1 and json.loads(*done)["seconds"] > 0.5
+    assert len(done) == 1 and json.loads(*done)["seconds"] > 0.2
 
 
 def test_a_waiting_call_whose_caller_left_is_not_carried_out(client, slow, place):
@@ -193,7 +193,7 @@ def test_sigterm_lets_the_step_in_hand_end_well(place, slow, tmp_path):
         function.process.send_signal(signal.SIGTERM)
         answer = running.result()
     assert answer.status_code == 200 and store.exists("client-0000/records/000-client-0000-transfer")
-    assert function.process.wait(30) == 0
+    assert function.process.wait(120) == 0
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [
@@ -205,7 +205,7 @@ def test_sigterm_lets_the_step_in_hand_end_well(place, slow, tmp_path):
 ])
 def test_a_wrong_environment_is_one_line(name, value, said, tmp_path):
     function = Function("client-0000", "/store/{owner}", tmp_path / "log", **{name: value})
-    assert function.process.wait(60) == 2
+    assert function.process.wait(120) == 2
     (line,) = function.log.read_text().splitlines()
     assert line.startswith(f"faas: {said}")
 

@@ -25,7 +25,7 @@ def serve(subject, place, log, **environment):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("functions")
-    deployed(f"{folder}/store/{{owner}}", tiny("feddf", local_epochs=150))
+    deployed(f"{folder}/store/{{owner}}", tiny("feddf", local_epochs=50))
     return folder
 
 
@@ -61,12 +61,12 @@ def test_sigterm_lets_the_step_in_hand_end_well(client, place):
         client.process.send_signal(signal.SIGTERM)
         record = Record.model_validate_json(running.result().content)
     assert record.step == "train" and store.exists("client-0000/001/weights")
-    assert client.process.wait(60) == 0
+    assert client.process.wait(120) == 0
 
 
 def test_a_wrong_environment_is_one_line(place, tmp_path):
     function = serve("nobody", place, tmp_path / "log")
-    assert function.process.wait(60) == 2
+    assert function.process.wait(120) == 2
     assert function.log.read_text().splitlines()[-1].startswith("faas: KDLIB_SUBJECT is 'nobody'; allowed: aggregator")
 
 
