@@ -31,12 +31,13 @@ def render(
     KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
     own schema, to check by that too.
     """
-    from faas.folder import render as write
     from faas.values import load_values
     from kdlib.experiment import from_json
 
-    deployment = write(from_json(experiment.read_text(encoding="utf-8")), image, load_values(values), out,
-                       os.environ.get("KDLIB_SECRETS"))
+    wanted, settings = from_json(experiment.read_text(encoding="utf-8")), load_values(values)
+    from faas.folder import render as write  # only now: a mistake is told before torch is loaded
+
+    deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SECRETS"))
     typer.echo(f"{len(deployment.manifests)} manifests in {out}: {len(deployment.functions)} functions in namespace "
                f"{deployment.namespace}")
 
@@ -49,7 +50,7 @@ def deploy(
 ):
     """Apply the manifests to kubectl's current cluster and wait for the functions."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     deployment = Deployment(folder)
     kubectl.deploy(deployment, ray, seconds)
@@ -65,7 +66,7 @@ def endpoints(
 ):
     """Write where the functions are, for `kdlib run --invoker http --endpoints FILE`."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     deployment = Deployment(folder)
     there = kubectl.endpoints(deployment, ingress)
@@ -77,7 +78,7 @@ def endpoints(
 def delete(folder: Folder):
     """Remove the deployment from the cluster; what its functions wrote to the store stays."""
     from faas import kubectl
-    from faas.folder import Deployment
+    from faas.deployment import Deployment
 
     kubectl.delete(Deployment(folder))
 

@@ -15,7 +15,7 @@ store itself refuses everything else.
 
 from collections.abc import Iterable
 
-from kdlib.invoke_http import AGGREGATOR
+from kdlib.tokens import AGGREGATOR
 
 CLIENTS = "client-*"  # every client's
 RAY = "ray"  # the cluster that pre-trains every architecture

@@ -4,13 +4,17 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from faas import access
-from faas.folder import NAMESPACE_FILE, Deployment
-from faas.manifests import LABELS
+from faas.deployment import NAMESPACE_FILE, RAY_FILE, Deployment
+from faas.kubernetes import LABELS
 from kdlib.errors import KdlibError
-from kdlib.invoke_http import AGGREGATOR, Endpoint, Endpoints
+from kdlib.tokens import AGGREGATOR
+
+if TYPE_CHECKING:
+    from kdlib.invoke_http import Endpoints
 
 KIND = "services.serving.knative.dev"
 OURS = ",".join(f"{name}={value}" for name, value in LABELS.items())
@@ -32,14 +36,14 @@ def deploy(deployment: Deployment, ray: bool = False, seconds: int = 600) -> Non
     if stale := sorted(set(there) - set(deployment.functions)):
         _kubectl("delete", KIND, *inside, *stale)
     if ray:
-        if not (deployment.folder / "ray").is_dir():
+        if RAY_FILE not in deployment.manifests:
             raise KdlibError(f"{deployment.folder} has no RayCluster; allowed: --ray with FedMD, which pre-trains")
-        _kubectl("apply", "--filename", deployment.folder / "ray")
+        _kubectl("apply", "--filename", deployment.folder / RAY_FILE)
     _kubectl("wait", KIND, *inside, "--selector", OURS, "--for", "condition=Ready", f"--timeout={seconds}s",
              patience=seconds + 30)
 
 
-def endpoints(deployment: Deployment, ingress: str | None = None) -> Endpoints:
+def endpoints(deployment: Deployment, ingress: str | None = None) -> "Endpoints":
     """Where the cluster has put the functions. ingress: URL to call instead of each name, which goes into Host.
 
     Raises KdlibError where a function is not there, or not ready.
@@ -48,8 +52,10 @@ def endpoints(deployment: Deployment, ingress: str | None = None) -> Endpoints:
     return found(json.loads(listed), deployment, ingress)
 
 
-def found(listed: dict, deployment: Deployment, ingress: str | None = None) -> Endpoints:
+def found(listed: dict, deployment: Deployment, ingress: str | None = None) -> "Endpoints":
     """The endpoints in a Kubernetes list of Services; see `endpoints`."""
+    from kdlib.invoke_http import Endpoint, Endpoints  # only now: it loads torch
+
     status = {service["metadata"]["name"]: service.get("status", {}) for service in listed["items"]}
     functions = {}
     for name in deployment.functions:
@@ -64,7 +70,7 @@ def found(listed: dict, deployment: Deployment, ingress: str | None = None) -> E
     return Endpoints(functions=functions, store=deployment.store)
 
 
-def write_endpoints(there: Endpoints, secret: str, out: Path) -> None:
+def write_endpoints(there: "Endpoints", secret: str, out: Path) -> None:
     """The endpoints file, and beside it the secret for whoever may read the file."""
     for path, text in ((out.with_suffix(".secret"), secret), (out, there.model_dump_json(indent=2, exclude_none=True))):
         beside = path.with_name(f".{path.name}.part")

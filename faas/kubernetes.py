@@ -8,6 +8,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from faas.fields import Container, Fields, Label, Labels, Path, Size, Version, Volume, check_mounts, matching
 
+TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"  # the Secret of the functions' tokens
+STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
+LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
+
 
 class Metadata(Fields):
     """Name, place, and marks."""

@@ -10,19 +10,16 @@ from faas import kubernetes as k8s
 from faas.annotations import AUTOSCALING
 from faas.fields import Env, Fields, Image, Mount, Volume
 from faas.knative import Service
+from faas.kubernetes import LABELS, STORE_NOTE, TOKENS, TOKENS_KEY
 from faas.resources import Allotment, aggregator_allotment, client_allotment, worker_memory
 from faas.values import S3Store, Values
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
-from kdlib.invoke_http import AGGREGATOR
 from kdlib.task import one_line
-from kdlib.tokens import secrets
+from kdlib.tokens import AGGREGATOR, secrets
 
 STORE = "/store"  # in a function, whose folders are mounted below it
 STORE_VOLUME = "store"
-TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"
-STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
-LABELS = {"app.kubernetes.io/part-of": "kdlib"}
 RAYS_OWN = 2048  # MiB of Ray's processes, its object store among them
 ALIVE, READY = "/health/liveness", "/health/readiness"
 

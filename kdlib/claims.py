@@ -64,8 +64,9 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
              if ("fedmd", *setting) in found and ("feddf", *setting) in found}
     if not pairs:
         raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; there are none")
-    experiment = next(iter(pairs.values()))[0].experiment
-    rest = {"where": experiment.task.name, "differs": differs(experiment), "command": command}
+    examples = [one.experiment for one in next(iter(pairs.values()))]
+    task = examples[0].task.name
+    rest = {"where": task, "differs": differs(examples), "command": command}
     said = [("C1", *_robust(pairs))]
     try:
         times.invoker([one for pair in pairs.values() for one in pair])
@@ -73,7 +74,7 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
         said.append(("C2", "-", f"cannot be compared: {error}"))
     else:
         said += [("C2", *_faster(pairs)), *(("C3", *_cheaper(pairs, table)) for table in prices)]
-        if experiment.task.name == "shakespeare":
+        if task == "shakespeare":
             said.append(("C6", *_dominated(pairs)))
     rows = [Finding(claim, ours=ours, verdict=verdict, **rest) for claim, ours, verdict in said]
     return [*rows, _speedup("C4", "pretrain", 3.5, benches), _speedup("C5", "distil", 1.76, benches)]
@@ -96,12 +97,14 @@ def write(rows: Iterable[Finding], folder: str | Path) -> Path:
     return path
 
 
-def differs(experiment: Experiment) -> str:
+def differs(experiments: Iterable[Experiment]) -> str:
     """The settings that are not those of the `paper` profile, with the paper's behind them."""
-    paper = make_experiment(experiment.task, experiment.strategy, experiment.alpha, experiment.seed, "paper")
-    names = [name for name in PROFILES["laptop"] if getattr(experiment, name, 0) != getattr(paper, name, 0)]
-    said = [f"{name} {_said(getattr(experiment, name))} ({_said(getattr(paper, name))})" for name in names]
-    return ", ".join(said) or "nothing"
+    said = {}
+    for one in experiments:
+        paper = make_experiment(one.task, one.strategy, one.alpha, one.seed, "paper")
+        names = [name for name in PROFILES["laptop"] if getattr(one, name, 0) != getattr(paper, name, 0)]
+        said |= {name: f"{name} {_said(getattr(one, name))} ({_said(getattr(paper, name))})" for name in names}
+    return ", ".join(said.values()) or "nothing"
 
 
 def _robust(pairs) -> tuple[str, str]:
@@ -131,10 +134,9 @@ def _faster(pairs) -> tuple[str, str]:
 
 
 def _cheaper(pairs, prices) -> tuple[str, str]:
-    saved = [1 - float(total(feddf.records(), prices) / total(fedmd.records(), prices))
-             for fedmd, feddf in pairs.values()]
-    told = f"{prices.provider}: {_middle(saved):.1%} less ({min(saved):.1%} to {max(saved):.1%})"
-    return told, _share([value > 0 for value in saved], "cheaper")
+    shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in pairs.values()]
+    told = f"{prices.provider}: FedDF / FedMD {_middle(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    return told, _share([share < 1 for share in shares], "cheaper")
 
 
 def _dominated(pairs) -> tuple[str, str]:

@@ -6,7 +6,8 @@ import pytest
 import yaml
 from deployments import IMAGE, SECRET
 
-from faas.folder import Deployment, render
+from faas.deployment import Deployment
+from faas.folder import render
 from faas.values import load_values
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
@@ -35,7 +36,7 @@ def without_a_schema(monkeypatch):
 
 def test_what_is_read_is_what_was_written(tmp_path, rendered):
     deployment = render(experiment(), IMAGE, load_values(), tmp_path / "a" / "out", SECRET)
-    assert deployment.manifests == {name: manifest for name, manifest in rendered().items() if "/" not in name}
+    assert deployment.manifests == rendered()
     assert (deployment.namespace, deployment.secret, deployment.store) == ("kdlib", SECRET, "file:///tmp/kdlib-store")
     assert deployment.functions == ["aggregator", *(f"client-{index:04}" for index in range(6))]
     assert yaml.safe_load((tmp_path / "a/out/ray/cluster.yaml").read_text())["kind"] == "RayCluster"
@@ -100,6 +101,13 @@ def test_a_manifest_that_was_spoilt_by_hand(text, words, tmp_path):
     with pytest.raises(KdlibError, match=words) as error:
         Deployment(tmp_path / "out")
     assert "\n" not in str(error.value)
+
+
+def test_a_secret_that_was_taken_out_by_hand(tmp_path):
+    tokens = render(experiment(), IMAGE, load_values(), tmp_path / "out", SECRET).manifests["10-tokens.yaml"]
+    (tmp_path / "out" / "10-tokens.yaml").write_text(yaml.safe_dump(tokens | {"data": {"OTHER": "eA=="}}))
+    with pytest.raises(KdlibError, match="has no KDLIB_SECRETS"):
+        Deployment(tmp_path / "out")
 
 
 def test_a_folder_that_is_none(tmp_path):

@@ -61,8 +61,8 @@ def test_more_work_never_gets_less(strategy, profile):
 def test_the_measured_peak_fits_and_is_at_least_half_of_what_is_given(tmp_path, monkeypatch):
     """Peaks of real processes: of a client of the largest network, and of an aggregator that pre-trains it."""
     monkeypatch.setattr("kdlib.drive.sweep", lambda store, before: None)
-    experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=1, rounds=1, width=0.125,
-                                 architectures=ZOO[1:2], pretrain_epochs=1, transfer_epochs=1)
+    experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=1, rounds=1, width=0.125, test_items=40,
+                                 architectures=ZOO[1:2], public_items=300, pretrain_epochs=1, transfer_epochs=1)
     folder = run(experiment, tmp_path, progress=False).folder
     given = client_allotment(experiment, "client-0000", VALUES.client).memory
     assert given / 2 < peak(folder, "client-0000", "transfer", "communicate", "digest", "revisit", "evaluate") < given
