@@ -9,7 +9,7 @@ import typer
 
 from kdlib import experiment as experiments
 from kdlib.errors import KdlibError
-from kdlib.task import built_in, task_file
+from kdlib.task import built_in, load_task, task_file
 
 app = typer.Typer(
     name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -25,7 +25,8 @@ Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or 
                                         "has FedMD's data, for a baseline beside it.")]
 Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
                                             "shared per architecture, no teacher).")]
-Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
+Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1, the default, far "
+                                                  "from it; none where clients are roles.")]
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
@@ -42,7 +43,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with R
 def run(
     strategy: Strategy,
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
@@ -106,7 +107,7 @@ def replay(
 def experiment(
     strategy: Strategy,
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
@@ -119,7 +120,7 @@ def experiment(
 def estimate(
     strategy: Strategy,
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     profile: Profile = "paper",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
@@ -163,33 +164,35 @@ def tasks():
         file = task_file(name)
         typer.echo(f"{name:12} {file.task.about}")
         for words, task in [("", file.task), *((f"with {other}: ", file.of(other)) for other in file.instead)]:
-            typer.echo(f"{'':12} {words}private {task.private.name}, {len(task.private.classes)} classes; "
-                       f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
+            typer.echo(f"{'':12} {words}{task.summary}")
 
 
 @app.command()
 def partition(
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     clients: Annotated[int, typer.Option(help="How many share the private data.")] = 100,
     seed: Seed = 0,
     csv: Annotated[bool, typer.Option("--csv", help="One line a client and label instead of the table.")] = False,
 ):
-    """Who would hold what: items per client and label, by the law of the paper."""
+    """Who would hold what: items per client and label, by the law of the paper; or windows per client and role."""
     from kdlib import data
     from kdlib import partition as law
 
-    experiment = experiments.make_experiment(task, "alone", alpha, seed, "paper", clients=clients,
-                                             architectures=experiments.ZOO[:1])
+    chosen = load_task(task, "alone")
+    experiment = experiments.make_experiment(chosen, "alone", alpha, seed, "paper", clients=clients,
+                                             architectures=experiments.ZOOS[chosen.models][:1])
     drawn = data.prepare(experiment)
-    parts = law.partition(experiment, drawn.private.y)
-    table = law.table(parts, drawn.private.y, experiment.client_names)
+    parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
+    table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)
     if csv:
         typer.echo(table.to_csv(index=False), nl=False)
-        return
-    typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
-    typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "
-               f"{law.label_entropy(table):.3f} nats; {parts.draws} draws, {parts.moved} items moved")
+    elif drawn.roles:
+        typer.echo(table.groupby(["client", "role"])["items"].sum().reset_index(name="windows").to_string(index=False))
+    else:
+        typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
+        typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "
+                   f"{law.label_entropy(table):.3f} nats; {parts.draws} draws, {parts.moved} items moved")
 
 
 @data_app.command("fetch")
@@ -197,7 +200,7 @@ def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Data sets, for example mnist emnist_letters.")],
     registry: Annotated[Path | None, typer.Option(help="A .toml file of a mirror's addresses and hashes.")] = None,
 ):
-    """Download official data sets, check their hashes, and convert them to NAME.npz; a cut transfer is resumed."""
+    """Download official data sets, check their hashes, and convert them to kdlib's files; a cut transfer is resumed."""
     from kdlib import data, fetch
 
     for name in names:
@@ -209,8 +212,8 @@ def data_list():
     """The data sets that can be fetched, and whether they are here."""
     from kdlib import data, fetch
 
-    for name, about in fetch.describe().items():
-        here = "here" if (data.folder() / f"{name}.npz").is_file() else "not here"
+    for name, (about, file) in fetch.describe().items():
+        here = "here" if (data.folder() / file).is_file() else "not here"
         typer.echo(f"{name:16} {here:9} {about}")
     typer.echo(f"folder: {data.folder()} (KDLIB_DATA names another)")
 

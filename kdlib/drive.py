@@ -48,8 +48,7 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
     items = the_run.partition.groupby("client")["items"].sum().to_dict()
     history = History(experiment, store, items, records)
     planned = list(_stages(experiment, fused, Forecast(history)))
-    title = f"{experiment.task.name} {experiment.strategy} alpha {experiment.alpha:g} seed {experiment.seed}"
-    with file.open("a") as lines, Progress(title, sum(len(stage.subjects) for stage in planned),
+    with file.open("a") as lines, Progress(experiment.title, sum(len(stage.subjects) for stage in planned),
                                            [step for stage in planned for step in _left(stage, done)], progress) as bar:
         earlier = None
         for stage in _stages(experiment, fused, history):  # each when the last is over: who is called depends on it

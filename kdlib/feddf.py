@@ -4,7 +4,7 @@
                        and predict logits on this round's alignment sample while the model is in memory
              teach     one function averages the logits over ALL the round's clients, of every architecture
              distil    per architecture: a student starts at the clients' average and learns the teacher
-             evaluate  every architecture's distilled model on the private test set
+             evaluate  every architecture's distilled model on the private test set; of texts, each client's own
 
 Objects in the Store, R being a round of three digits:
     public/data  private/CLIENT/data  aggregator/validation  CLIENT/R/weights  CLIENT/R/samples
@@ -32,7 +32,7 @@ def workflow(experiment: FedDF, history: History):
         if experiment.teachers == "shared":
             yield Stage("teach", ("server",), round)
         yield Stage("distil", experiment.architectures, round)
-        yield Stage("evaluate", experiment.architectures, round)
+        yield Stage("evaluate", experiment.evaluated, round)
 
 
 def train(experiment: FedDF, store: Store, round: int, client: str) -> dict[str, float]:

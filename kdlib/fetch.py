@@ -1,4 +1,4 @@
-"""Official data sets: downloaded, checked by hash, and turned into NAME.npz."""
+"""Official data sets: downloaded, checked by hash, and turned into NAME.npz, NAME.txt or NAME.json.gz."""
 
 import functools
 import time
@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
 from kdlib.errors import KdlibError
-from kdlib.layouts import LARGEST, Archive, Idx, TarRecords, ZipIdx
+from kdlib.layouts import LARGEST, Idx, Plays, TarRecords, Text, Unhashed, ZipIdx
 from kdlib.task import Name, one_line
 
 BUILT_IN_REGISTRY = Path(__file__).parent / "sources.toml"
@@ -23,7 +23,7 @@ TIMEOUT = httpx.Timeout(60, connect=10)
 
 pooch.get_logger().setLevel("WARNING")  # it would announce every file; the progress bar does
 
-Source = Annotated[Idx | ZipIdx | TarRecords, Field(discriminator="layout")]
+Source = Annotated[Idx | ZipIdx | TarRecords | Text | Plays, Field(discriminator="layout")]
 REGISTRY = TypeAdapter(dict[Name, Source])
 
 
@@ -32,16 +32,17 @@ def available(registry: Path = BUILT_IN_REGISTRY) -> list[str]:
     return sorted(_load(registry))
 
 
-def describe(registry: Path = BUILT_IN_REGISTRY) -> dict[str, str]:
-    """Name -> about of the data sets that `fetch` knows, by name. Raises KdlibError for a bad registry file."""
-    return {name: source.about for name, source in sorted(_load(registry).items())}
+def describe(registry: Path = BUILT_IN_REGISTRY) -> dict[str, tuple[str, str]]:
+    """Name -> (about, file name) of the data sets that `fetch` knows, by name. Raises KdlibError for a bad registry."""
+    return {name: (source.about, name + source.suffix) for name, source in sorted(_load(registry).items())}
 
 
 def fetch(name: str, folder: Path, registry: Path = BUILT_IN_REGISTRY, progress: bool = True) -> Path:
-    """folder/NAME.npz, downloaded and converted if it is not there yet.
+    """folder/NAME.npz (of a text NAME.txt, of roles NAME.json.gz), downloaded and converted if it is not there yet.
 
-    It holds uint8 x_train, x_test (N, height, width[, channels]) and y_train, y_test (N,), labels from 0. Archives stay
-    in folder/downloads, where a transfer that was cut is resumed. registry: a TOML file like sources.toml.
+    The first holds uint8 x_train, x_test (N, height, width[, channels]) and y_train, y_test (N,), labels from 0.
+    Archives stay in folder/downloads, where a transfer that was cut is resumed. registry: a TOML file like
+    sources.toml.
     Raises KdlibError for an unknown name, a failed transfer, a wrong hash, and content that is not of the format.
     """
     sources = _load(registry)
@@ -72,12 +73,13 @@ def _load(registry: Path) -> dict[str, Source]:
         raise KdlibError(f"data registry {registry}: {one_line(error)}") from error
 
 
-def _retrieve(archive: Archive, downloads: Path, progress: bool) -> Path:
-    """The archive's file in `downloads`, its hash checked."""
+def _retrieve(archive: Unhashed, downloads: Path, progress: bool) -> Path:
+    """The archive's file in `downloads`, its hash checked where there is one."""
     part = downloads / f"{archive.file}.part"
     transfer = functools.partial(_transfer, part=part, progress=progress)
     try:
-        return Path(pooch.retrieve(archive.url, archive.hash, archive.file, downloads, downloader=transfer))
+        known = getattr(archive, "hash", None)
+        return Path(pooch.retrieve(archive.url, known, archive.file, downloads, downloader=transfer))
     except ValueError as error:  # pooch's word for a wrong hash; it names both and has removed the file
         raise KdlibError(f"{archive.url}: {error}") from error
 

@@ -100,7 +100,8 @@ def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> N
         if name == STEP and getattr(experiment, "selection", "round-robin") != "round-robin":
             store.put_json(place(round), sorted(clients))
         else:
-            expected = round_robin(experiment, round) if isinstance(experiment, FedAvg) else experiment.client_names
+            called = name == STEP and isinstance(experiment, FedAvg)
+            expected = round_robin(experiment, round) if called else experiment.client_names
             if set(clients) < set(expected):
                 cohort.write(store, round, name, clients)
 

@@ -1,7 +1,9 @@
-"""How official archives hold their data, and how those become arrays. Nothing is extracted, nothing unpickled."""
+"""How official archives hold their data, and how they become kdlib's files. Nothing is extracted or unpickled."""
 
 import contextlib
 import gzip
+import hashlib
+import json
 import math
 import struct
 import tarfile
@@ -14,6 +16,7 @@ from typing import IO, Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
+from kdlib import leaf
 from kdlib.data import ARRAYS
 from kdlib.errors import KdlibError
 
@@ -24,16 +27,24 @@ Complete = Field(min_length=len(ARRAYS))
 Members = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class Archive(BaseModel, frozen=True, extra="forbid"):
-    """One file to download. file: its name on disk; hash: md5:... or sha256:..., as published."""
+Hash = Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
+
+
+class Unhashed(BaseModel, frozen=True, extra="forbid"):
+    """One file to download, of which no hash is known. file: its name on disk."""
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+/\S*$")]
-    hash: Annotated[str, Field(pattern=r"^(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})$")]
 
 
-Get = Callable[[Archive], Path]
-"""The archive's file on this disk, its hash checked."""
+class Archive(Unhashed, frozen=True, extra="forbid"):
+    """One file to download. hash: md5:... or sha256:..., as published."""
+
+    hash: Hash
+
+
+Get = Callable[[Unhashed], Path]
+"""The archive's file on this disk, its hash checked where there is one."""
 
 
 class _Published(BaseModel, frozen=True, extra="forbid"):
@@ -132,6 +143,61 @@ class TarRecords(_Images):
         if not 0 < there.size <= LARGEST or there.size % size:
             raise KdlibError(f"{file}: {member} has {there.size:,} bytes; it must hold records of {size:,} bytes each")
         return np.frombuffer(archive.extractfile(there).read(there.size), np.uint8).reshape(-1, size)
+
+
+class Text(_Published):
+    """One UTF-8 text, as it is."""
+
+    suffix: ClassVar[str] = ".txt"
+    layout: Literal["text"]
+    archive: Archive
+
+    def write(self, name: str, get: Get, file: IO[bytes]) -> None:
+        """NAME.txt. Raises KdlibError where it is no text."""
+        path = get(self.archive)
+        content = path.read_bytes()
+        _decoded(content, path.name)
+        file.write(content)
+
+
+class Plays(_Published):
+    """Shakespeare's plays, one text in a zip archive, taken apart by LEAF's law (kdlib.leaf).
+
+    Where the archive's publisher tells no hash of it, `roles` is what must agree: the SHA-256 of what the law makes.
+    """
+
+    suffix: ClassVar[str] = ".json.gz"
+    layout: Literal["leaf-plays"]
+    archive: Archive | Unhashed
+    member: str
+    roles: Annotated[Hash, Field(pattern="^sha256:")]
+
+    def write(self, name: str, get: Get, file: IO[bytes]) -> None:
+        """NAME.json.gz, {role: its lines}. Raises KdlibError for another text; then the archive is fetched anew."""
+        path = get(self.archive)
+        try:
+            with _readable(path.name), zipfile.ZipFile(path) as archive:
+                if archive.getinfo(self.member).file_size > LARGEST:
+                    raise KdlibError(f"{path.name}: {self.member} has more than {LARGEST:,} bytes; allowed: no more")
+                text = _decoded(archive.read(self.member), path.name)
+            try:
+                found = json.dumps(leaf.roles(text)).encode()
+            except ValueError as error:
+                raise KdlibError(f"{path.name} cannot be read: {error}") from error
+            if (digest := f"sha256:{hashlib.sha256(found).hexdigest()}") != self.roles:
+                raise KdlibError(f"the roles in {path.name} have the hash {digest}; expected: {self.roles}")
+        except KdlibError:
+            path.unlink(missing_ok=True)
+            raise
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as packed:
+            packed.write(found)
+
+
+def _decoded(content: bytes, what: str) -> str:
+    try:
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise KdlibError(f"{what} is no UTF-8 text: {error}") from error
 
 
 def _within(file: str, members: list[str]) -> None:

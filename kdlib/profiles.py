@@ -10,6 +10,9 @@ ZOO = (
     "cnn4-128-192-256-256",
 )
 
+TEXT_ZOO = ("lstm1-128", "lstm1-256", "lstm2-128", "lstm2-256")
+ZOOS = {"cnn": ZOO, "lstm": TEXT_ZOO}
+
 # Changes to the defaults; a strategy takes those that it has.
 PROFILES: dict[str, dict] = {
     "paper": {},
@@ -26,4 +29,11 @@ PROFILES: dict[str, dict] = {
         "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
         "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
     },
+}
+
+# What else a task of texts has in each.
+TEXT_PROFILES: dict[str, dict] = {
+    "paper": {"architectures": TEXT_ZOO, "validation_items": 5000},
+    "laptop": {"architectures": TEXT_ZOO, "width": 0.25},
+    "smoke": {"architectures": ("lstm1-128", "lstm2-128"), "clients": 4, "clients_per_round": 4, "width": 0.0625},
 }

@@ -83,14 +83,17 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
 
 def deploy(experiment: Experiment, drawn: data.RunData, store: Store) -> pd.DataFrame:
     """Lay every owner's data under its own prefix of the store; returns the partition's table."""
-    parts = partition(experiment, drawn.private.y)
-    for name, rows in zip(experiment.client_names, parts.parts, strict=True):
+    parts = partition(experiment, drawn.private.y, drawn.private.owner)
+    for number, (name, rows) in enumerate(zip(experiment.client_names, parts.parts, strict=True)):
         store.put(f"private/{name}/data", _tensors(drawn.private.take(rows)))
+        if drawn.test.owner is not None:
+            store.put(f"private/{name}/test", _tensors(drawn.test.take(drawn.test.owner == number)))
     store.put("public/data", _tensors(drawn.public))
-    store.put("public/test", _tensors(drawn.test))
+    if drawn.test.owner is None:
+        store.put("public/test", _tensors(drawn.test))
     store.put("aggregator/validation", _tensors(drawn.validation))
     store.put_json("public/experiment", experiment.model_dump(mode="json"))
-    return table(parts, drawn.private.y, experiment.client_names)
+    return table(parts, drawn.private.y, experiment.client_names, drawn.roles)
 
 
 def _create(folder: Path, experiment: Experiment, drawn: data.RunData, store: str | None) -> None:
@@ -149,4 +152,5 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _tensors(split: data.Split) -> dict[str, torch.Tensor]:
-    return {"x": torch.from_numpy(split.x), "y": torch.from_numpy(split.y)}
+    return {name: torch.from_numpy(array) for name, array in zip(("x", "y", "at"), split[:3], strict=True)
+            if array is not None}

@@ -2,11 +2,12 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdlib.errors import KdlibError
+from kdlib.vocabulary import OUTPUTS
 
 BUILT_IN = Path(__file__).parent / "tasks"
 
@@ -43,6 +44,9 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    by_roles: ClassVar[bool] = False  # whether a client is a role, with its own test items, or a drawn part
+    models: ClassVar[str] = "cnn"
+
     name: Name
     about: str = ""
     shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=2, max_length=3)]
@@ -62,6 +66,71 @@ class Task(BaseModel):
         height, width, *channels = self.shape
         return (channels[0] if channels else 1), height, width
 
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, {len(self.private.classes)} classes; public {self.public.name}, "
+                f"{len(self.public.classes)} classes; images {list(self.shape)}")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the private classes, and where their labels are used the public ones."""
+        return len(self.private.classes) + labelled_public * len(self.public.classes)
+
+
+class Roles(BaseModel):
+    """Texts of several writers or speakers, each of which may be a client.
+
+    name: the data set, NAME.json.gz, an object {role: its lines}; least_test: test windows that a role needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    least_test: Annotated[int, Field(ge=1)] = 32
+
+
+class Text(BaseModel):
+    """One text. name: NAME.txt; step: characters from window to window; items: windows at most, the first ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    step: Annotated[int, Field(ge=1)] = 3
+    items: Annotated[int, Field(ge=10)] = 10_000
+
+
+class TextTask(BaseModel):
+    """The next character after `window` others (PAPER: table of tasks).
+
+    private: the clients' data, a role a client; public: the text that everybody has. Both share one vocabulary.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by_roles: ClassVar[bool] = True
+    models: ClassVar[str] = "lstm"
+
+    name: Name
+    about: str = ""
+    window: Annotated[int, Field(ge=2, le=1000)]
+    private: Roles
+    public: Text
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of one stored item."""
+        return (self.window,)
+
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, a role a client; public {self.public.name}; windows of {self.window} "
+                "characters")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the vocabulary, whoever's text it is."""
+        return OUTPUTS
+
 
 class Sources(BaseModel):
     """What one strategy takes instead of a task's private and public data."""
@@ -75,17 +144,23 @@ class Sources(BaseModel):
 class TaskFile(BaseModel):
     """A task's TOML file: the fields of a Task, and what is no part of it.
 
-    task: for every strategy that `instead` does not name; instead: strategy -> its own private and public data;
+    task: for every strategy that `instead` does not name; instead: strategy -> its own private and public images;
     settings: of the Experiment, where neither its profile nor its user says otherwise (architectures, for example).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
+    task: Task | TextTask
     instead: dict[Strategy, Sources] = {}
     settings: dict[str, Any] = {}
 
-    def of(self, strategy: str | None) -> Task:
+    @model_validator(mode="after")
+    def _of_one_kind(self):
+        if self.instead and self.task.by_roles:
+            raise ValueError("instead: a task of texts has the same data for every strategy")
+        return self
+
+    def of(self, strategy: str | None) -> Task | TextTask:
         """The Task as that strategy has it."""
         instead = self.instead.get(strategy)
         return self.task.model_copy(update=dict(instead)) if instead else self.task
@@ -96,7 +171,7 @@ def built_in() -> list[str]:
     return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
-def load_task(name: str, strategy: str | None = None) -> Task:
+def load_task(name: str, strategy: str | None = None) -> Task | TextTask:
     """The task `name`, a built-in one or the path of a TOML file, as `strategy` has it.
 
     `NAME:STRATEGY` is the task as that other strategy has it: beside FedMD a baseline runs on `cifar:fedmd`.
@@ -119,7 +194,7 @@ def task_file(name: str) -> TaskFile:
     try:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
         more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
-        return TaskFile(task=Task(**fields), **more)
+        return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
     except OSError as error:
         raise KdlibError(f"cannot read the task file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -44,6 +44,8 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--task", "mnits"], ["mnits", "digits, mnist", ".toml"]),
     (["--strategy", "fedmd", "--task", "absent.toml"], ["absent.toml", "No such file"]),
     (["--strategy", "fedmd", "--seed", "x"], ["--seed", "integer"]),
+    (["--strategy", "fedmd", "--task", "shakespeare", "--alpha", "1"], ["shakespeare has no alpha", "roles"]),
+    (["--strategy", "fedmd", "--task", "cifar:fedmx"], ["cifar:fedmx", "fedmd, feddf, alone, fedavg"]),
     (["--strategy", "fedmd", "--set", "clients=100000"], ["clients", "10000"]),
     ([], ["--strategy"]),
 ])
@@ -81,6 +83,17 @@ def test_own_task_runs(own):
         done = kdlib("run", *SMALL[2:], "--task", "own.toml", "--strategy", strategy, cwd=own, KDLIB_DATA=str(own))
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout.splitlines()[-1])["rounds"] == 1
+
+
+def test_own_texts_run(own_texts, tmp_path):
+    for strategy in ("fedmd", "feddf"):
+        done = kdlib("run", *SMALL[2:], "--task", own_texts / "own.toml", "--strategy", strategy, "--set", "width=0.05",
+                     cwd=tmp_path, KDLIB_DATA=str(own_texts))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["rounds"] == 1
+    shown = kdlib("partition", "--task", own_texts / "own.toml", "--clients", "3", cwd=tmp_path,
+                  KDLIB_DATA=str(own_texts))
+    assert shown.stdout.count("PLAY_ROLE_") == 3 and "client-0002" in shown.stdout, shown.stderr
 
 
 def test_a_class_that_the_data_lack(own):

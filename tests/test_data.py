@@ -50,7 +50,8 @@ def test_digits_are_a_fixed_stratified_split():
         assert split.x.shape[1:] == (28, 28) and split.x.dtype == np.uint8 and split.x.max() == 255
         assert np.bincount(split.y) / len(split.y) == pytest.approx(np.bincount(found.train.y) / 1437, abs=0.003)
     assert not items(found.train) & items(found.test)
-    assert all((a == b).all() for a, b in zip([*found.train, *found.test], [*again.train, *again.test], strict=True))
+    assert all((a == b).all() for a, b in zip([*found.train[:2], *found.test[:2]], [*again.train[:2], *again.test[:2]],
+                                               strict=True))
 
 
 def test_digits_look_like_digits():

@@ -8,6 +8,7 @@ import pytest
 from kdlib import experiment as experiment_module
 from kdlib.errors import KdlibError
 from kdlib.experiment import PROFILES, STRATEGIES, ZOO, FedMD, from_json, make_experiment
+from kdlib.profiles import TEXT_ZOO
 from kdlib.task import BUILT_IN
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
@@ -70,6 +71,33 @@ def test_every_profile_suits_every_strategy(profile, strategy):
     assert from_json(experiment.model_dump_json()) == experiment
 
 
+def test_alpha_is_the_images_and_no_texts():
+    images, texts = make_experiment("digits", "feddf"), make_experiment("shakespeare", "feddf", seed=3)
+    assert (images.alpha, images.title) == (0.1, "digits feddf alpha 0.1 seed 0")
+    assert (texts.alpha, texts.title) == (None, "shakespeare feddf seed 3")
+    assert images == make_experiment("digits", "feddf", 0.1) and from_json(texts.model_dump_json()) == texts
+    with pytest.raises(KdlibError, match="task shakespeare has no alpha, its roles are the clients"):
+        make_experiment("shakespeare", "feddf", 0.1)
+    with pytest.raises(pydantic.ValidationError, match="task digits has no alpha; allowed: a number above 0"):
+        type(images)(**images.model_dump() | {"alpha": None})
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_profile_suits_texts_too(profile, strategy):
+    experiment = make_experiment("shakespeare", strategy, profile=profile)
+    assert experiment.classes == 82 and set(experiment.architectures) <= set(TEXT_ZOO)
+    assert experiment.evaluated == experiment.client_names
+    assert make_experiment("digits", strategy, profile=profile).evaluated[0].startswith("cnn")
+    assert profile != "paper" or experiment.architectures == TEXT_ZOO
+
+
+@pytest.mark.parametrize(("task", "architecture"), [("digits", "lstm1-128"), ("shakespeare", "cnn2-128-256")])
+def test_a_model_of_the_other_kind_is_refused(task, architecture):
+    with pytest.raises(KdlibError, match=f"architecture {architecture} is none for task {task}; allowed: such as "):
+        make_experiment(task, "fedmd", architectures=[architecture])
+
+
 def test_what_a_task_asks_for_holds_where_nobody_says_otherwise():
     paper = make_experiment("cifar", "fedmd", 1.0, profile="paper")
     assert paper.architectures == ZOO[:5] and paper.revisit_epochs == 4 and paper.classes == 16
@@ -82,7 +110,7 @@ def test_what_a_task_asks_for_holds_where_nobody_says_otherwise():
 def test_a_task_that_asks_for_what_no_strategy_has_is_refused(tmp_path):
     text = (BUILT_IN / "digits.toml").read_text()
     (tmp_path / "own.toml").write_text(text + "[settings]\nrevisit_epcohs = 4\n")
-    with pytest.raises(KdlibError, match=r"own\.toml asks for settings that no strategy has: revisit_epcohs"):
+    with pytest.raises(KdlibError, match="task digits asks for settings that no strategy has: revisit_epcohs"):
         make_experiment(str(tmp_path / "own.toml"), "fedmd", 1.0)
 
 
@@ -104,8 +132,9 @@ def test_every_field_decides_the_key(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_default_has_changed(strategy):
     fields = STRATEGIES[strategy].model_fields
-    assert {name: field.default for name, field in fields.items() if not field.is_required()} == DEFAULTS[strategy]
-    assert {name for name, field in fields.items() if field.is_required()} == {"task", "alpha"}
+    assert {name: field.default for name, field in fields.items()
+            if not field.is_required()} == DEFAULTS[strategy] | {"alpha": None}
+    assert {name for name, field in fields.items() if field.is_required()} == {"task"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -302,8 +302,8 @@ def test_no_registry(tmp_path):
 def test_the_list(arrays, publish):
     registry = publish(zipped(arrays))
     assert fetch.available(registry) == ["letters"]
-    assert fetch.describe(registry) == {"letters": "a test"}
+    assert fetch.describe(registry) == {"letters": ("a test", "letters.npz")}
 
 
 def test_the_built_in_registry():
-    assert fetch.available() == ["cifar10", "cifar100", "emnist_letters", "mnist"]
+    assert fetch.available() == ["cifar10", "cifar100", "emnist_letters", "mnist", "nietzsche", "shakespeare"]

@@ -1,13 +1,17 @@
 """kdlib.layouts: archives in the official layouts, fetched from a real HTTP server on 127.0.0.1."""
 
+import gzip
 import hashlib
 import io
+import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
+from test_leaf import COMEDY, PLAY, SONNETS
 
-from kdlib import data, fetch
+from kdlib import data, fetch, leaf
 from kdlib.errors import KdlibError
 
 SHAPE = (4, 3, 3)  # height, width, channels
@@ -116,3 +120,95 @@ def test_an_archive_of_another_content_is_refused(change, says, arrays, publish,
 def test_a_damaged_archive_is_named(damage, arrays, publish, get):
     with pytest.raises(KdlibError, match=r"pictures\.tar\.gz cannot be read: ."):
         get("pictures", publish(damage(packed(arrays))))
+
+
+@pytest.fixture
+def publish_one(server, tmp_path):
+    """Puts one archive on the server and returns a registry in which it is the data set `words`, of that layout."""
+
+    def write(content, layout, hash_line="", more=""):
+        server.files["words.bin"] = content
+        path = tmp_path / "registry.toml"
+        path.write_text(f'[words]\nabout = "a test"\npublished = "this file"\nlayout = "{layout}"\n{more}'
+                        f'[words.archive]\nfile = "words.bin"\nurl = "{server.url}/words.bin"\n{hash_line}')
+        return path
+
+    return write
+
+
+def hash_of(content):
+    return f'hash = "sha256:{hashlib.sha256(content).hexdigest()}"\n'
+
+
+def test_a_text_is_kept_as_it_is(publish_one, get):
+    content = "Ecce homo,\r\nä\n".encode()
+    path = get("words", publish_one(content, "text", hash_of(content)))
+    assert path.name == "words.txt" and path.read_bytes() == content
+
+
+@pytest.mark.parametrize(("content", "line", "says"), [
+    (b"\xff\xfe", hash_of(b"\xff\xfe"), "is no UTF-8 text"), (b"another", hash_of(b"this"), "words.bin.*hash"),
+    (b"none", "", "data registry .*archive.hash: field required"),
+])
+def test_a_text_that_is_none_or_another_is_refused(content, line, says, publish_one, get, tmp_path):
+    with pytest.raises(KdlibError, match=says):
+        get("words", publish_one(content, "text", line))
+    assert not list((tmp_path / "data").glob("words*"))
+
+
+TEXT = SONNETS + PLAY + COMEDY
+ROLES = f'sha256:{hashlib.sha256(json.dumps(leaf.roles(TEXT)).encode()).hexdigest()}'
+
+
+def zipped(text, member="100.txt"):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(member, text)
+    return file.getvalue()
+
+
+def plays(roles=ROLES):
+    return f'member = "100.txt"\nroles = "{roles}"\n'
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"], ids=["as Unix ends lines", "as Gutenberg did"])
+@pytest.mark.parametrize("hashed", [False, True], ids=["by its roles alone", "by its own hash too"])
+def test_plays_become_roles(hashed, ends, publish_one, get, server):
+    content = zipped(TEXT.replace("\n", ends))
+    registry = publish_one(content, "leaf-plays", hash_of(content) if hashed else "", plays())
+    path = get("words", registry)
+    assert path.name == "words.json.gz" and json.loads(gzip.decompress(path.read_bytes())) == leaf.roles(TEXT)
+    first = path.read_bytes()
+    path.unlink()
+    assert get("words", registry).read_bytes() == first and len(server.asked) == 1
+
+
+@pytest.mark.parametrize(("content", "says"), [
+    (zipped(TEXT.replace("Again.", "Once more.")), f"roles in words.bin have the hash .*; expected: {ROLES}"),
+    (zipped("no play"), "words.bin cannot be read: it holds no play"), (zipped(b"\xff"), "words.bin is no UTF-8 text"),
+    (zipped(TEXT, "101.txt"), "words.bin cannot be read: .*100.txt"), (b"<html>", "words.bin cannot be read: .*zip"),
+    (zipped(TEXT)[:300], "words.bin cannot be read"),
+])
+def test_other_plays_are_refused_and_fetched_anew(content, says, publish_one, get, tmp_path):
+    with pytest.raises(KdlibError, match=says) as error:
+        get("words", publish_one(content, "leaf-plays", more=plays()))
+    assert "\n" not in str(error.value) and not list((tmp_path / "data").rglob("words*"))
+    assert get("words", publish_one(zipped(TEXT), "leaf-plays", more=plays())).is_file()
+
+
+def test_a_member_that_would_fill_the_memory_is_refused(publish_one, get, monkeypatch):
+    from kdlib import layouts
+
+    monkeypatch.setattr(layouts, "LARGEST", 100)
+    with pytest.raises(KdlibError, match=r"100\.txt has more than 100 bytes"):
+        get("words", publish_one(zipped(TEXT), "leaf-plays", more=plays()))
+
+
+def test_the_real_roles_have_the_hash_that_fetch_expects():
+    path = data.folder() / "shakespeare.json.gz"
+    if not path.is_file():
+        pytest.skip("shakespeare.json.gz is not in KDLIB_DATA or the user's cache")
+    with gzip.open(path) as file:
+        found = json.dumps(dict(sorted(json.load(file).items())))
+    expected = fetch._load(fetch.BUILT_IN_REGISTRY)["shakespeare"].roles
+    assert f"sha256:{hashlib.sha256(found.encode()).hexdigest()}" == expected

@@ -66,12 +66,34 @@ def test_cifar_is_the_papers_for_either_strategy():
     assert fedmd.image == feddf.image == (3, 32, 32)
 
 
+TEXTS = """
+name = "own"
+window = 30
+[private]
+name = "plays"
+[public]
+name = "book"
+"""
+
+
+def test_a_task_of_texts_is_told_by_its_window(write):
+    found, papers = load_task(write(TEXTS)), load_task("shakespeare", "fedmd")
+    assert found.by_roles and found.shape == (30,) and found.models == "lstm" and found.outputs(True) == 82
+    assert (found.private.least_test, found.public.step, found.public.items) == (32, 3, 10_000)
+    assert (papers.window, papers.private.name, papers.public.name) == (80, "shakespeare", "nietzsche")
+    assert not load_task("digits").by_roles
+
+
 def test_only_a_strategy_may_follow_the_colon():
     with pytest.raises(KdlibError, match="'cifar:fedmx' names no strategy after its colon; allowed: fedmd, feddf, "):
         load_task("cifar:fedmx")
 
 
 @pytest.mark.parametrize(("text", "says"), [
+    (TEXTS + INSTEAD, "instead: a task of texts has the same data for every strategy"),
+    (TEXTS.replace("30", "1"), "window: .*greater than or equal to 2"),
+    (TEXTS + "shape = [1, 2]", "unknown setting 'public.shape'"),
+    (TEXTS + "items = 9", "public.items: .*greater than or equal to 10"),
     (GOOD + INSTEAD.replace("fedmd", "fedmx"), "instead.fedmx.*: .*'fedmd', 'feddf'"),
     (GOOD + INSTEAD.partition("[instead.fedmd.public]")[0], "instead.fedmd.public: field required"),
     (GOOD.replace('name = "own"\nshape', 'shape'), "name: field required"),
