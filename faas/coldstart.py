@@ -8,7 +8,8 @@ import time
 from pathlib import Path
 
 import httpx
-from pydantic import BaseModel
+import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from faas import launch, local
 from faas.values import load_values
@@ -21,6 +22,8 @@ from kdlib.store import Store
 from kdlib.tokens import token
 
 WARM = 30  # calls
+GOALS = {"process": 2.5, "container": 4.0}  # seconds to the first answer, of a communicate, at most
+WARM_GOAL = 0.01  # seconds of a warm call beside its Step, at most
 
 
 class Coldstart(BaseModel):
@@ -41,6 +44,16 @@ class Coldstart(BaseModel):
     starts: int
     machine: dict
 
+    def rows(self) -> pd.DataFrame:
+        """What kdlib.figures.coldstarts draws."""
+        return pd.DataFrame([
+            {"how": self.how, "step": step, "listening": self.listening.median, "work": work.median,
+             "answered": cold.median, "low": cold.low, "high": cold.high} for step, cold, work in self._kinds])
+
+    @property
+    def _kinds(self):
+        return (("communicate", self.communicate, self.communicate_work), ("train", self.train, self.train_work))
+
     def text(self) -> str:
         """The same for a reader."""
         def shown(name, side, what):
@@ -49,10 +62,19 @@ class Coldstart(BaseModel):
         return "\n".join([
             f"cold starts of a {self.how}, {self.starts} of each kind",
             shown("listening", self.listening, "until it takes calls"),
-            *(shown(step, cold, f"to the answer, {work.median * 1e3:,.0f} in the Step") for step, cold, work in (
-                ("communicate", self.communicate, self.communicate_work), ("train", self.train, self.train_work))),
+            *(shown(step, cold, f"to the answer, {work.median * 1e3:,.0f} in the Step")
+              for step, cold, work in self._kinds),
             f"  {'warm':14} {self.warm.median * 1e3:8.1f} ms ({self.warm.low * 1e3:.1f} to {self.warm.high * 1e3:.1f}) "
             f"beside the Step, {WARM} calls"])
+
+
+def load(path: str | Path) -> Coldstart:
+    """What `python -m faas coldstart --json` wrote. Raises KdlibError where it is not there, or something else."""
+    try:
+        return Coldstart.model_validate_json(Path(path).read_text())
+    except (OSError, ValidationError) as error:
+        raise KdlibError(f"{path} holds no cold starts; make it with "
+                         f"`python -m faas coldstart --json > {path}`") from error
 
 
 def measure(docker: bool = False, starts: int = 5, image: str = "dev.local/kdlib:latest") -> Coldstart:

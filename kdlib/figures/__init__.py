@@ -1,11 +1,13 @@
 """Every figure and table as a function of records, and how they are kept in papers_figures/."""
 
 from kdlib.figures.accuracies import PUBLISHED, accuracy, comparison, faults
+from kdlib.figures.coldstarts import coldstarts
 from kdlib.figures.heterogeneity import data_distribution
 from kdlib.figures.index import INDEX, keep
 from kdlib.figures.speedup import speedups
 from kdlib.figures.style import TITLES
 from kdlib.figures.tables import complete, curves, final_table, find, interval, over_seeds, published
 
-__all__ = ["INDEX", "PUBLISHED", "TITLES", "accuracy", "comparison", "complete", "curves", "data_distribution",
-           "faults", "final_table", "find", "interval", "keep", "over_seeds", "published", "speedups"]
+__all__ = ["INDEX", "PUBLISHED", "TITLES", "accuracy", "coldstarts", "comparison", "complete", "curves",
+           "data_distribution", "faults", "final_table", "find", "interval", "keep", "over_seeds", "published",
+           "speedups"]
