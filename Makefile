@@ -1,4 +1,4 @@
-# make reproduce | test | lab | notebooks | clean
+# make reproduce | test | test-faults | test-containers | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -9,15 +9,25 @@ FAULTS ?= no-faults
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test lab notebooks clean
+.PHONY: reproduce test test-faults test-containers lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
 
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
+TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+
 test: .venv/installed
-	mkdir -p .tmp/home
-	HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+	$(TESTS) --ignore tests/faults --ignore tests/containers
+
+# KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
+test-faults: .venv/installed
+	$(TESTS) tests/faults -s
+
+test-containers: .venv/installed
+	@echo "This changes the machine: where no Docker engine answers, it installs docker.io, debootstrap and iptables with"
+	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
+	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
@@ -28,7 +38,7 @@ notebooks: .venv/installed
 
 clean:
 	rm -rf .tmp runs .pytest_cache .ruff_cache .import_linter_cache
-	find kdlib tests -name __pycache__ -prune -exec rm -rf {} +
+	find kdlib faas tests -name __pycache__ -prune -exec rm -rf {} +
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv

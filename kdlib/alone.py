@@ -9,11 +9,12 @@ Objects in the Store: private/CLIENT/data  CLIENT/R/weights.
 from kdlib import client as c
 from kdlib.cohort import last_counted
 from kdlib.experiment import Alone
+from kdlib.history import History
 from kdlib.invoke import Stage
 from kdlib.store import Store
 
 
-def workflow(experiment: Alone):
+def workflow(experiment: Alone, history: History):
     """The Stages of a run, in order."""
     for round in range(1, experiment.rounds + 1):
         yield Stage("train", experiment.client_names, round)

@@ -9,7 +9,7 @@ import typer
 
 from kdlib import experiment as experiments
 from kdlib.errors import KdlibError
-from kdlib.task import built_in, load_task
+from kdlib.task import built_in, load_task, task_file
 
 app = typer.Typer(
     name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
@@ -21,10 +21,12 @@ app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
 
-Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file.")]
+Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; cifar:fedmd "
+                                        "has FedMD's data, for a baseline beside it.")]
 Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
                                             "shared per architecture, no teacher).")]
-Alpha = Annotated[float, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1 far from it.")]
+Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1, the default, far "
+                                                  "from it; none where clients are roles.")]
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
@@ -41,7 +43,7 @@ Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with R
 def run(
     strategy: Strategy,
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
@@ -78,24 +80,62 @@ def run(
     patience = Patience(deadline, least_share) if deadline else None
     with make_invoker(invoker, address, workers, endpoints, pretrain) as means:
         the_run = driver.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
-        same = not again or driver.again(the_run, invoker=means, fused=fused)
-    if not same:
-        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
-    result = the_run.result | ({"repeated": "same final bytes"} if again else {})
-    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
+        same = driver.again(the_run, invoker=means, fused=fused) if again else None
+    tell(the_run, same)
+
+
+@app.command()
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder of a complete run.")],
+    invoker: InvokerName = "inline",
+    address: Address = None,
+    workers: Workers = None,
+    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations.")] = False,
+):
+    """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
+    from kdlib import run as driver
+    from kdlib.invokers import make_invoker
+    from kdlib.results import load
+
+    the_run = load(run)
+    with make_invoker(invoker, address, workers, None, "inline") as means:
+        same = driver.again(the_run, invoker=means, fused=fused)
+    tell(the_run, same)
 
 
 @app.command()
 def experiment(
     strategy: Strategy,
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     profile: Profile = "laptop",
     seed: Seed = 0,
     set_: Set = [],  # noqa: B006  typer copies it
 ):
     """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
     typer.echo(experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_)).model_dump_json())
+
+
+@app.command()
+def estimate(
+    strategy: Strategy,
+    task: Task = "digits",
+    alpha: Alpha = None,
+    profile: Profile = "paper",
+    seed: Seed = 0,
+    set_: Set = [],  # noqa: B006  typer copies it
+    cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
+    prices: Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")] = "gcf",
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
+):
+    """How long a run would take here, how many bytes and what cost: one Step of each kind is made and scaled up."""
+    wanted = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
+
+    from kdlib import estimate as forecast
+    from kdlib.cost import load_prices
+
+    found = forecast.estimate(wanted, load_prices(prices), cores)
+    typer.echo(found.model_dump_json() if json_ else found.text())
 
 
 @app.command()
@@ -121,34 +161,38 @@ def records(run: Annotated[Path, typer.Argument(help="The run's folder, for exam
 def tasks():
     """The tasks that come with kdlib; your own is a .toml file of the same form."""
     for name in built_in():
-        task = load_task(name)
-        typer.echo(f"{name:10} {task.about}\n{'':10} private {task.private.name}, {len(task.private.classes)} classes; "
-                   f"public {task.public.name}, {len(task.public.classes)} classes; images {list(task.shape)}")
+        file = task_file(name)
+        typer.echo(f"{name:12} {file.task.about}")
+        for words, task in [("", file.task), *((f"with {other}: ", file.of(other)) for other in file.instead)]:
+            typer.echo(f"{'':12} {words}{task.summary}")
 
 
 @app.command()
 def partition(
     task: Task = "digits",
-    alpha: Alpha = 0.1,
+    alpha: Alpha = None,
     clients: Annotated[int, typer.Option(help="How many share the private data.")] = 100,
     seed: Seed = 0,
     csv: Annotated[bool, typer.Option("--csv", help="One line a client and label instead of the table.")] = False,
 ):
-    """Who would hold what: items per client and label, by the law of the paper."""
+    """Who would hold what: items per client and label, by the law of the paper; or windows per client and role."""
     from kdlib import data
     from kdlib import partition as law
 
-    experiment = experiments.make_experiment(task, "alone", alpha, seed, "paper", clients=clients,
-                                             architectures=experiments.ZOO[:1])
+    chosen = load_task(task, "alone")
+    experiment = experiments.make_experiment(chosen, "alone", alpha, seed, "paper", clients=clients,
+                                             architectures=experiments.ZOOS[chosen.models][:1])
     drawn = data.prepare(experiment)
-    parts = law.partition(experiment, drawn.private.y)
-    table = law.table(parts, drawn.private.y, experiment.client_names)
+    parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
+    table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)
     if csv:
         typer.echo(table.to_csv(index=False), nl=False)
-        return
-    typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
-    typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "
-               f"{law.label_entropy(table):.3f} nats; {parts.draws} draws, {parts.moved} items moved")
+    elif drawn.roles:
+        typer.echo(table.groupby(["client", "role"])["items"].sum().reset_index(name="windows").to_string(index=False))
+    else:
+        typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
+        typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "
+                   f"{law.label_entropy(table):.3f} nats; {parts.draws} draws, {parts.moved} items moved")
 
 
 @data_app.command("fetch")
@@ -156,7 +200,7 @@ def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Data sets, for example mnist emnist_letters.")],
     registry: Annotated[Path | None, typer.Option(help="A .toml file of a mirror's addresses and hashes.")] = None,
 ):
-    """Download official data sets, check their hashes, and convert them to NAME.npz; a cut transfer is resumed."""
+    """Download official data sets, check their hashes, and convert them to kdlib's files; a cut transfer is resumed."""
     from kdlib import data, fetch
 
     for name in names:
@@ -168,8 +212,8 @@ def data_list():
     """The data sets that can be fetched, and whether they are here."""
     from kdlib import data, fetch
 
-    for name, about in fetch.describe().items():
-        here = "here" if (data.folder() / f"{name}.npz").is_file() else "not here"
+    for name, (about, file) in fetch.describe().items():
+        here = "here" if (data.folder() / file).is_file() else "not here"
         typer.echo(f"{name:16} {here:9} {about}")
     typer.echo(f"folder: {data.folder()} (KDLIB_DATA names another)")
 
@@ -201,6 +245,24 @@ def reproduce(
 
 
 @app.command()
+def claims(
+    tasks: Annotated[str, typer.Option(help="Separated by blanks.")] = "digits mnist",
+    profile: Profile = "laptop",
+    runs: Runs = Path("runs"),
+    figures: Annotated[Path, typer.Option(help="Folder of the benches' results, and for CLAIMS.md.")] = Path(
+        "papers_figures"),
+):
+    """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
+    from kdlib import claims as paper
+    from kdlib.cost import built_in as tables
+    from kdlib.cost import load_prices
+
+    prices = [load_prices(name) for name in tables()]
+    found = [row for task in tasks.split() for row in paper.of_task(task, profile, runs, prices, figures)]
+    typer.echo(paper.write(found, figures))
+
+
+@app.command()
 def bench(
     name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
@@ -215,6 +277,14 @@ def bench(
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
     found = BENCHES[name](pairs, quick)
     typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+def tell(the_run, same: bool | None) -> None:
+    """The last line of stdout. same: whether a repetition ended with the same bytes. Raises KdlibError where not."""
+    if same is False:
+        raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
+    result = the_run.result | ({"repeated": "same final bytes"} if same else {})
+    typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
 
 
 def settings(pairs: list[str]) -> dict:
@@ -242,24 +312,24 @@ def numbers(name: str, text: str, kind: type) -> list:
     return found
 
 
-def main() -> None:
+def main(commands: typer.Typer = app, program: str = "kdlib") -> None:
     """The console script: an error that the user can mend is one line on stderr and exit status 2."""
     try:
-        status = app(standalone_mode=False) or 0
+        status = commands(standalone_mode=False) or 0
         if status == INTERRUPTED:  # typer has turned the interrupt into a status
-            fail("interrupted; the same command goes on from here")
+            fail(program, "interrupted; the same command goes on from here")
     except KdlibError as error:
-        status = fail(str(error))
+        status = fail(program, str(error))
     except OSError as error:
-        status = fail(f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
+        status = fail(program, f"cannot write or read {error.filename or 'a file'}: {error.strerror or error}")
     except Exception as error:
         if not hasattr(error, "format_message"):  # anything but a complaint of the command-line parser is a bug
             raise
-        status = fail(error.format_message())
+        status = fail(program, error.format_message())
     sys.exit(status)
 
 
-def fail(message: str) -> int:
+def fail(program: str, message: str) -> int:
     """Print one line; returns the exit status of a mistake that the user can mend."""
-    print("kdlib: " + " ".join(message.split()), file=sys.stderr)
+    print(f"{program}: " + " ".join(message.split()), file=sys.stderr)
     return 2

@@ -6,32 +6,34 @@ from torch import Tensor
 
 from kdlib.engine import Batches, KeepBest, Loss, accuracy, keep_freed_memory
 from kdlib.experiment import Experiment
-from kdlib.models import CNN, build
+from kdlib.models import Model, build, build_lstm
 from kdlib.store import Store
 
 
-def start(experiment: Experiment, subject: str) -> CNN:
+def start(experiment: Experiment, subject: str) -> Model:
     """The random start of the subject's architecture: the same for all its clients, whatever the strategy."""
     architecture = experiment.architecture_of(subject)
     generator = torch.Generator().manual_seed(experiment.entropy(0, architecture, "start"))
     with torch.random.fork_rng(devices=[]):  # PyTorch's own start, at once overwritten, draws from the Step's numbers
+        if experiment.task.by_roles:
+            return build_lstm(architecture, experiment.classes, experiment.width, generator)
         return build(architecture, experiment.task.image, experiment.classes, experiment.width,
                      experiment.batch_norm_momentum, generator)
 
 
-def load(experiment: Experiment, store: Store, subject: str, name: str) -> CNN:
+def load(experiment: Experiment, store: Store, subject: str, name: str) -> Model:
     """The subject's architecture with the weights stored under `name`."""
     model = start(experiment, subject)
     model.load_state_dict(store.get(name))
     return model
 
 
-def save(store: Store, name: str, model: CNN) -> None:
+def save(store: Store, name: str, model: Model) -> None:
     """Store the model's weights, batch-norm statistics among them."""
     store.put(name, model.state_dict())
 
 
-def train(experiment: Experiment, model: CNN, batches: Batches, loss: Loss, epochs: int | None = None,
+def train(experiment: Experiment, model: Model, batches: Batches, loss: Loss, epochs: int | None = None,
           steps: int | None = None, keep: KeepBest | None = None) -> dict[str, float]:
     """Train in place for `epochs`, or for `steps` batches over as many epochs as they need.
 
@@ -49,7 +51,7 @@ def train(experiment: Experiment, model: CNN, batches: Batches, loss: Loss, epoc
     return metrics | ({"scores": keep.scores, "best": keep.best} if keep else {})
 
 
-def train_privately(experiment: Experiment, store: Store, round: int, client: str, model: CNN, epochs: int,
+def train_privately(experiment: Experiment, store: Store, round: int, client: str, model: Model, epochs: int,
                     step: str) -> dict[str, float]:
     """A client's epochs on its own private part: cross-entropy, Adam, the experiment's batch."""
     own = store.get(f"private/{client}/data")
@@ -58,8 +60,8 @@ def train_privately(experiment: Experiment, store: Store, round: int, client: st
 
 
 def evaluate(experiment: Experiment, store: Store, subject: str, weights: str) -> dict[str, float]:
-    """Accuracy of the subject's stored weights on the private test set."""
-    test = store.get("public/test")
+    """Accuracy of stored weights on the private test set, or where it is a client's own, on the subject's."""
+    test = store.get(f"private/{subject}/test" if experiment.task.by_roles else "public/test")
     return {"accuracy": accuracy(experiment, load(experiment, store, subject, weights), test["x"], test["y"]),
             "items": len(test["y"])}
 

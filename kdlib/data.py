@@ -1,6 +1,5 @@
 """The data sets behind one call, and what one run takes of them."""
 
-import hashlib
 import os
 import zipfile
 from pathlib import Path
@@ -9,23 +8,14 @@ from typing import NamedTuple
 import numpy as np
 from platformdirs import user_cache_dir
 
+from kdlib import texts
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
+from kdlib.splits import RunData, Split, sha256, some
 from kdlib.task import Source
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 LARGEST_FILE = 4 * 2**30  # bytes, unpacked: far above any data set here, far below what hurts a laptop
-
-
-class Split(NamedTuple):
-    """x: uint8 (N, height, width[, channels]); y: int64 (N,)."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def take(self, rows) -> "Split":
-        """The items at `rows`, in that order."""
-        return Split(self.x[rows], self.y[rows])
 
 
 class DataSet(NamedTuple):
@@ -35,22 +25,8 @@ class DataSet(NamedTuple):
     test: Split
 
 
-class RunData(NamedTuple):
-    """What a run uses. Labels are the task's: private 0 .. P-1, public P .. P+Q-1.
-
-    private: what the clients share out; validation: FedDF's tenth, the server's alone; test: the private test set;
-    public: the public training set; hashes: name -> SHA-256 of every array above before any of it was drawn.
-    """
-
-    private: Split
-    validation: Split
-    test: Split
-    public: Split
-    hashes: dict[str, str]
-
-
 def folder() -> Path:
-    """Where NAME.npz is looked for: KDLIB_DATA, or the user's cache."""
+    """Where data sets are looked for: KDLIB_DATA, or the user's cache."""
     return Path(os.environ.get("KDLIB_DATA") or user_cache_dir("kdlib"))
 
 
@@ -104,11 +80,21 @@ def prepare(experiment: Experiment) -> RunData:
     Raises KdlibError where the data are missing, of another shape, or lack a class of the task.
     """
     task = experiment.task
-    names = sorted({task.private.name, task.public.name})
-    if missing := [name for name in names if name != "digits" and not (folder() / f"{name}.npz").is_file()]:
-        raise KdlibError(f"{folder()} lacks {', '.join(f'{name}.npz' for name in missing)}; get what is missing with "
-                         f"`kdlib data fetch {' '.join(missing)}`, or set KDLIB_DATA to the folder that has it")
-    sets = {name: load(name) for name in names}
+    kinds = (".json.gz", ".txt") if task.by_roles else (".npz", ".npz")
+    names = [source.name + kind for source, kind in zip((task.private, task.public), kinds, strict=True)]
+    if missing := sorted({name for name in names if name != "digits.npz" and not (folder() / name).is_file()}):
+        raise KdlibError(f"{folder()} lacks {', '.join(missing)}; get what is missing with `kdlib data fetch "
+                         f"{' '.join(name.partition('.')[0] for name in missing)}`, or set KDLIB_DATA to the folder "
+                         "that has it")
+    drawn = texts.prepare(experiment, *(folder() / name for name in names)) if task.by_roles else _images(experiment)
+    if len(drawn.public.y) < 10:
+        raise KdlibError(f"task {task.name} has {len(drawn.public.y)} public items; allowed: at least 10")
+    return drawn
+
+
+def _images(experiment: Experiment) -> RunData:
+    task = experiment.task
+    sets = {name: load(name) for name in sorted({task.private.name, task.public.name})}
     for name, data in sets.items():
         if data.train.x.shape[1:] != tuple(task.shape):
             raise KdlibError(f"task {task.name} says images of shape {list(task.shape)}, "
@@ -125,8 +111,6 @@ def prepare(experiment: Experiment) -> RunData:
     if len(rest) < 2 * experiment.clients:
         raise KdlibError(f"{len(rest)} private items are too few for {experiment.clients} clients; "
                          f"allowed: clients up to {len(rest) // 2}, two items each")
-    if len(public.y) < 10:
-        raise KdlibError(f"task {task.name} has {len(public.y)} public items; allowed: at least 10")
     return RunData(
         private=private.take(np.sort(rest[:most])),
         validation=private.take(np.sort(tenth[: getattr(experiment, "validation_items", None)])),
@@ -149,12 +133,7 @@ def _select(split: Split, source: Source, first: int) -> Split:
 
 
 def _drawn(split: Split, most: int | None, rng: np.random.Generator) -> Split:
-    if most is None or most >= len(split.y):
-        return split
-    return split.take(np.sort(rng.choice(len(split.y), most, replace=False)))
+    return split.take(some(np.arange(len(split.y)), most, rng))
 
 
-def sha256(array: np.ndarray) -> str:
-    """Of dtype, shape and bytes in C order."""
-    head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+__all__ = ["ARRAYS", "DataSet", "RunData", "Split", "folder", "load", "prepare", "sha256"]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from kdlib import cohort
 from kdlib.errors import KdlibError
-from kdlib.experiment import Experiment
+from kdlib.experiment import Experiment, FedAvg
+from kdlib.history import Forecast, History
 from kdlib.invoke import Invoker, Record, Stage, Step
 from kdlib.perform import STRATEGIES
 from kdlib.progress import Progress
@@ -37,28 +38,32 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
     of what follows in the round, which is written down first (kdlib.cohort); raises KdlibError where too few are left.
     """
     experiment = the_run.experiment
-    stages, clients = list(_stages(experiment, fused)), set(experiment.client_names)
+    clients = set(experiment.client_names)
+    go_on = not isinstance(experiment, FedAvg)  # from their own weights, not from their architecture's
     file = the_run.folder / "records" / f"{invoker.name}-{repetition}.jsonl"
     file.parent.mkdir(exist_ok=True)
     whole_lines(file, mend=True)
-    done = {step for record in the_run.records(repetition) for step in record.done}
-    # Of a fused Step begun in single ones only the rest is left: what its first parts read may be swept away already.
-    left = {stage: [Step.fused(rest) for step in stage.steps if (rest := [p for p in step.parts if p not in done])]
-            for stage in stages}
-    title = f"{experiment.task.name} {experiment.strategy} alpha {experiment.alpha:g} seed {experiment.seed}"
-    with file.open("a") as lines, Progress(title, sum(len(stage.subjects) for stage in stages),
-                                           [step for steps in left.values() for step in steps], progress) as bar:
-        for earlier, stage in zip([None, *stages], stages, strict=False):
+    records = the_run.records(repetition)
+    done = {step for record in records for step in record.done}
+    items = the_run.partition.groupby("client")["items"].sum().to_dict()
+    history = History(experiment, store, items, records)
+    planned = list(_stages(experiment, fused, Forecast(history)))
+    with file.open("a") as lines, Progress(experiment.title, sum(len(stage.subjects) for stage in planned),
+                                           [step for stage in planned for step in _left(stage, done)], progress) as bar:
+        earlier = None
+        for stage in _stages(experiment, fused, history):  # each when the last is over: who is called depends on it
             if earlier and earlier.round < stage.round:
-                sweep(store, stage.round - 1)
-            steps = [step for step in left[stage] if _counts(experiment, store, step)]
+                sweep(store, stage.round - 1, go_on)
+            earlier = stage
+            steps = [step for step in _left(stage, done) if _counts(experiment, store, step)]
             waits = patience and stage.round and set(stage.subjects) <= clients
             for record in (_patiently(the_run.key, experiment, store, invoker, stage, steps, patience) if waits else
                            invoker.run(the_run.key, experiment, store, steps)):
                 lines.write(record.model_dump_json() + "\n")
                 lines.flush()
+                history.add(record)
                 bar.tick(record)
-    sweep(store, experiment.rounds)
+    sweep(store, experiment.rounds, go_on)
 
 
 def _counts(experiment: Experiment, store: Store, step: Step) -> bool:
@@ -98,12 +103,13 @@ def _patiently(key: str, experiment: Experiment, store: Store, invoker: Invoker,
             cohort.write(store, part.round, part.name, there)
 
 
-def sweep(store: Store, before: int) -> None:
+def sweep(store: Store, before: int, go_on: bool) -> None:
     """Delete what rounds earlier than `before` left: nobody reads it.
 
-    Every round's consensus or teacher stays, and the weights of clients that missed round `before`: they go on there.
+    Every round's consensus or teacher stays, and where clients `go_on` from their own weights, those of the ones that
+    missed round `before`.
     """
-    counted = cohort.read(store, before).values()
+    counted = cohort.read(store, before).values() if go_on else ()
     for name in store.names():
         owner, *_, round, kind = f"{name.split('/')[0]}//{name}".split("/")
         behind = kind == "weights" and any(owner not in clients for clients in counted)
@@ -111,9 +117,17 @@ def sweep(store: Store, before: int) -> None:
             store.delete(name)
 
 
-def _stages(experiment: Experiment, fused: bool) -> Iterator[Stage]:
+def _left(stage: Stage, done: set[Step]) -> list[Step]:
+    """The stage's Steps that have no Record; of a fused one begun in single ones only the rest.
+
+    What the first parts of that one read may be swept away already.
+    """
+    return [Step.fused(rest) for step in stage.steps if (rest := [part for part in step.parts if part not in done])]
+
+
+def _stages(experiment: Experiment, fused: bool, history: History | Forecast) -> Iterator[Stage]:
     strategy = STRATEGIES[experiment.strategy]
     if fused and not hasattr(strategy, "fused_workflow"):
         able = ", ".join(name for name, module in STRATEGIES.items() if hasattr(module, "fused_workflow"))
         raise KdlibError(f"{experiment.strategy} has no fused round; allowed: {able}")
-    return strategy.fused_workflow(experiment) if fused else strategy.workflow(experiment)
+    return strategy.fused_workflow(experiment, history) if fused else strategy.workflow(experiment, history)

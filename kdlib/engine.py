@@ -1,4 +1,4 @@
-"""The local engine: images become batches by index, models predict, are scored, and their best weights are kept."""
+"""The local engine: items become batches by index, models predict, are scored, and their best weights are kept."""
 
 import ctypes
 import functools
@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-import torchmetrics.functional
 from torch import Tensor
 
 from kdlib.experiment import Experiment
-from kdlib.models import CNN
+from kdlib.models import Model
 
 PREDICT_BATCH = 128  # activations of more images than this no longer fit the cache of a small core
 
@@ -36,11 +35,16 @@ def images(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2).float().div_(255)
 
 
-class Batches:
-    """Seeded epochs over uint8 images and their targets, turned into batches by index.
+def inputs(x: Tensor) -> Tensor:
+    """What a model takes of stored items: pixels of `images`, or of texts, uint8 (N, window), int64 characters."""
+    return x.long() if x.ndim == 2 else images(x)
 
-    x: uint8 (N, H, W[, C]); target: (N, ...); size: of a batch; seed: of the order, drawn anew in each epoch.
-    The last batch is smaller; one of a single item, of which batch norm can make nothing, is left out.
+
+class Batches:
+    """Seeded epochs over uint8 items and their targets, turned into batches by index.
+
+    x: uint8 (N, H, W[, C]) or (N, window); target: (N, ...); size: of a batch; seed: of the order, drawn anew in each
+    epoch. The last batch is smaller; one of a single item, of which batch norm can make nothing, is left out.
     """
 
     def __init__(self, x: Tensor, target: Tensor, size: int, seed: int):
@@ -53,7 +57,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x), generator=self.generator)
         for rows in order.split(self.size)[: len(self)]:
-            yield images(self.x[rows]), self.target[rows]
+            yield inputs(self.x[rows]), self.target[rows]
 
 
 class KeepBest:
@@ -63,11 +67,12 @@ class KeepBest:
     every `every` batches. A gain is more than `min_delta` over the best so far.
     """
 
-    def __init__(self, score: Callable[[CNN], float], patience: int, min_delta: float = 0.0, every: int | None = None):
+    def __init__(self, score: Callable[[Model], float], patience: int, min_delta: float = 0.0,
+                 every: int | None = None):
         self.score, self.patience, self.min_delta, self.every = score, patience, min_delta, every
         self.best, self.weights, self.scores, self.waited = -math.inf, None, 0, 0
 
-    def look(self, model: CNN) -> bool:
+    def look(self, model: Model) -> bool:
         """Score the model as it is now; True where patience is at its end."""
         score = self.score(model)
         self.scores += 1
@@ -80,24 +85,22 @@ class KeepBest:
 
 
 @torch.inference_mode()
-def predict(experiment: Experiment, model: CNN, x: Tensor) -> Tensor:
-    """Logits float32 (N, classes) of uint8 images (N, H, W[, C]), in evaluation mode and the experiment's precision."""
+def predict(experiment: Experiment, model: Model, x: Tensor) -> Tensor:
+    """Logits float32 (N, classes) of stored items (see `inputs`), in evaluation mode and the experiment's precision."""
     keep_freed_memory()
     training = model.training
     model.eval()
     with torch.autocast(experiment.device, torch.bfloat16, enabled=experiment.precision == "bf16"):
-        logits = torch.cat([model(images(part)).float() for part in x.split(PREDICT_BATCH)])
+        logits = torch.cat([model(inputs(part)).float() for part in x.split(PREDICT_BATCH)])
     model.train(training)
     return logits
 
 
-def accuracy(experiment: Experiment, model: CNN, x: Tensor, y: Tensor) -> float:
+def accuracy(experiment: Experiment, model: Model, x: Tensor, y: Tensor) -> float:
     """Top-1 accuracy, 0-1, over all the model's outputs."""
-    logits = predict(experiment, model, x)
-    return float(torchmetrics.functional.accuracy(logits, y, task="multiclass", num_classes=logits.shape[1],
-                                                  average="micro"))
+    return float((predict(experiment, model, x).argmax(1) == y).sum() / len(y))
 
 
-def cross_entropy(experiment: Experiment, model: CNN, x: Tensor, y: Tensor) -> float:
+def cross_entropy(experiment: Experiment, model: Model, x: Tensor, y: Tensor) -> float:
     """Mean cross-entropy in nats, without the penalty."""
     return float(F.cross_entropy(predict(experiment, model, x), y))

@@ -11,32 +11,25 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from kdlib.errors import KdlibError
 from kdlib.machine import has_bf16
-from kdlib.task import Task, load_task, one_line
+from kdlib.profiles import PROFILES, TEXT_PROFILES, ZOO, ZOOS
+from kdlib.stragglers import Fail, Slow
+from kdlib.task import Task, TextTask, load_settings, load_task, one_line
 
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
 Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
-Architecture = Annotated[str, Field(pattern=r"^cnn(2-\d+-\d+|3-\d+-\d+-\d+|4-\d+-\d+-\d+-\d+)$")]
-
-# The original FedMD's zoo for two and three layers; the 4-layer models are ours (PAPER: Models).
-ZOO = (
-    "cnn2-128-256",
-    "cnn2-128-512",
-    "cnn3-64-128-256",
-    "cnn3-128-192-256",
-    "cnn4-64-64-64-256",
-    "cnn4-128-192-256-256",
-)
+Architecture = Annotated[str, Field(pattern=r"^(cnn2(-\d+){2}|cnn3(-\d+){3}|cnn4(-\d+){4}|lstm[12]-\d+)$")]
 
 
 class Experiment(BaseModel):
     """What every strategy needs. The defaults are the paper's numbers (PAPER: Tasks, Models).
 
-    alpha: concentration of the Dirichlet law; small is far from IID.
+    alpha: concentration of the Dirichlet law; small is far from IID. None where the task's roles are the clients.
     seed: the one source of every random number of the run.
-    architectures: `cnnL-n1-..-nL`, the filters of each convolution; client i has architecture i mod their number.
-    width: factor on every number of filters.
+    architectures: `cnnL-n1-..-nL`, the filters of each convolution, or for texts `lstmL-n`, L layers of n units; client
+    i has architecture i mod their number.
+    width: factor on every number of filters or units.
     samples: private training items of a client at most; None takes all there are.
     test_items: private test items that an evaluation uses at most; None takes all.
     batch, learning_rate: of training on private data (Adam).
@@ -48,8 +41,8 @@ class Experiment(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    task: Task
-    alpha: Annotated[float, Field(gt=0, le=1e6)]
+    task: Task | TextTask
+    alpha: Annotated[float, Field(gt=0, le=1e6)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     clients: Annotated[int, Field(ge=1, le=10_000)] = 100
     rounds: Annotated[int, Field(ge=1, le=999)] = 20
@@ -85,6 +78,27 @@ class Experiment(BaseModel):
                              f"allowed: clients of at least {len(self.architectures)}, or fewer architectures")
         return self
 
+    @model_validator(mode="after")
+    def _alpha_shares_images_out_and_roles_do_texts(self):
+        if self.task.by_roles and self.alpha is not None:
+            raise ValueError(f"task {self.task.name} has no alpha, its roles are the clients; allowed: none")
+        if not self.task.by_roles and self.alpha is None:
+            raise ValueError(f"task {self.task.name} has no alpha; allowed: a number above 0, 1e6 at most")
+        return self
+
+    @model_validator(mode="after")
+    def _models_are_of_the_tasks_kind(self):
+        if other := [name for name in self.architectures if not name.startswith(self.task.models)]:
+            raise ValueError(f"architecture {other[0]} is none for task {self.task.name}; "
+                             f"allowed: such as {ZOOS[self.task.models][0]}")
+        return self
+
+    @property
+    def title(self) -> str:
+        """One line for a bar or a figure."""
+        alpha = "" if self.alpha is None else f" alpha {self.alpha:g}"
+        return f"{self.task.name} {self.strategy}{alpha} seed {self.seed}"
+
     @property
     def client_names(self) -> tuple[str, ...]:
         """client-0000, client-0001 ..., in the order that every sum over clients follows."""
@@ -93,7 +107,12 @@ class Experiment(BaseModel):
     @property
     def classes(self) -> int:
         """Size of the model's output: private classes, and public ones where the strategy learns them."""
-        return len(self.task.private.classes) + self.labelled_public * len(self.task.public.classes)
+        return self.task.outputs(self.labelled_public)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Whom a server's models are evaluated by: each architecture once, or each client on its own test items."""
+        return self.client_names if self.task.by_roles else self.architectures
 
     def architecture_of(self, subject: str) -> str:
         """The architecture of a client (round-robin over the architectures), or the subject itself if it is one."""
@@ -160,11 +179,17 @@ class FedAvg(Experiment):
     """Baseline: clients of one architecture share parameters, architectures share nothing (McMahan et al., 2017).
 
     clients_per_round: how many are called, every architecture among them. local_epochs: of each on its private data.
+    selection: who is called, see kdlib.selection. durations: what `behaviour` goes by, each client's training time as
+    its Records have it, or modelled (kdlib.durations), where `slow` clients take longer and calls to others `fail`.
     """
 
     strategy: Literal["fedavg"] = "fedavg"
     clients_per_round: Count = 20
     local_epochs: Count = 5
+    selection: Literal["round-robin", "random", "behaviour"] = "round-robin"
+    durations: Literal["modelled", "measured"] = "modelled"
+    slow: Slow | None = None
+    fail: Fail | None = None
 
     @model_validator(mode="after")
     def _every_architecture_is_served(self):
@@ -172,6 +197,13 @@ class FedAvg(Experiment):
         if not least <= self.clients_per_round <= most:
             raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
                              f"architecture) to {most} (all clients)")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_measured_is_not_modelled(self):
+        if self.durations == "measured" and (self.slow or self.fail):
+            raise ValueError("durations are measured, so none can be modelled as slow or failing; "
+                             "allowed: durations modelled, or neither slow nor fail")
         return self
 
 
@@ -198,37 +230,32 @@ class FedDF(FedAvg):
     kl: Literal["forward", "reverse"] = "forward"
 
 
+MOST_ONE_SIDED = 0.1  # of the paper's four alphas
+
 STRATEGIES: dict[str, type[Experiment]] = {"fedmd": FedMD, "feddf": FedDF, "alone": Alone, "fedavg": FedAvg}
 
-# Changes to the defaults; a strategy takes those that it has.
-PROFILES: dict[str, dict] = {
-    "paper": {},
-    "laptop": {
-        "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
-        "batch_norm_momentum": 0.1, "test_items": 2000, "validation_items": 500,
-        "public_items": 4000, "alignment_items": 1000, "pretrain_epochs": 5, "transfer_epochs": 8,
-        "local_epochs": 2, "distil_batches": 50, "score_every": 10, "patience": 3,
-    },
-    "smoke": {
-        "architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256"),
-        "clients": 6, "clients_per_round": 6, "samples": 100, "rounds": 3, "width": 0.0625,
-        "batch_norm_momentum": 0.1, "test_items": 500, "validation_items": 100,
-        "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
-        "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
-    },
-}
 
-
-def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0, profile: str = "laptop",
-                    **settings) -> Experiment:
+def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | None = None, seed: int = 0,
+                    profile: str = "laptop", **settings) -> Experiment:
     """An Experiment from a profile and the settings that differ from it.
 
-    task: a built-in name, a path of a .toml file, or a Task. Raises KdlibError, in one line that says what is allowed,
-    for an unknown strategy, profile or setting, and for values that no run could have.
+    task: a built-in name or a path of a .toml file, as the strategy has it (see kdlib.task.load_task), or a Task. What
+    the task's file asks for holds where the profile says nothing. alpha: default 0.1, or none where clients are roles.
+    Raises KdlibError, in one line that says what is allowed, for an unknown strategy, profile or setting, and for
+    values that no run could have.
     """
     kind = _choose("strategy", strategy, STRATEGIES)
-    defaults = {name: value for name, value in _choose("profile", profile, PROFILES).items()
-                if name in kind.model_fields}
+    defaults = dict(_choose("profile", profile, PROFILES))
+    if isinstance(task, str):
+        asked, task = load_settings(task), load_task(task, strategy)
+        if unknown := sorted(set(asked) - {name for each in STRATEGIES.values() for name in each.model_fields}):
+            raise KdlibError(f"task {task.name} asks for settings that no strategy has: {', '.join(unknown)}")
+        defaults = asked | defaults
+    if task.by_roles:
+        defaults |= TEXT_PROFILES[profile]
+    elif alpha is None:
+        alpha = MOST_ONE_SIDED
+    defaults = {name: value for name, value in defaults.items() if name in kind.model_fields}
     own = sorted(set(kind.model_fields) - {"strategy", "task", "alpha", "seed"})
     for name in settings:
         if name not in own:
@@ -236,8 +263,7 @@ def make_experiment(task: str | Task, strategy: str, alpha: float, seed: int = 0
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise KdlibError(f"unknown setting '{name}' for {strategy}{hint}; allowed: {', '.join(own)}")
     try:
-        return kind(task=task if isinstance(task, Task) else load_task(task), alpha=alpha, seed=seed,
-                    **{**defaults, **settings})
+        return kind(task=task, alpha=alpha, seed=seed, **{**defaults, **settings})
     except ValidationError as error:
         raise KdlibError(one_line(error)) from error
 

@@ -2,7 +2,7 @@
 
     round    train     the round's clients train on private data from their architecture's current weights
              average   per architecture, the clients' weights are averaged by their number of samples
-             evaluate  every architecture's averaged model on the private test set
+             evaluate  every architecture's averaged model on the private test set; of texts, each client's own
 
 Objects in the Store: private/CLIENT/data  CLIENT/R/weights  public/R/ARCHITECTURE (McMahan et al., 2017).
 """
@@ -13,18 +13,19 @@ from torch import Tensor
 from kdlib import client as c
 from kdlib.cohort import in_time
 from kdlib.experiment import FedAvg
+from kdlib.history import History
 from kdlib.invoke import Stage
-from kdlib.models import CNN
-from kdlib.selection import round_robin
+from kdlib.models import Model
+from kdlib.selection import chosen
 from kdlib.store import Store
 
 
-def workflow(experiment: FedAvg):
-    """The Stages of a run, in order; the round's clients take turns."""
+def workflow(experiment: FedAvg, history: History):
+    """The Stages of a run, in order; who is called in a round may depend on the rounds before it."""
     for round in range(1, experiment.rounds + 1):
-        yield Stage("train", round_robin(experiment, round), round)
+        yield Stage("train", history.chosen(round), round)
         yield Stage("average", experiment.architectures, round)
-        yield Stage("evaluate", experiment.architectures, round)
+        yield Stage("evaluate", experiment.evaluated, round)
 
 
 def train(experiment: FedAvg, store: Store, round: int, client: str) -> dict[str, float]:
@@ -44,16 +45,16 @@ def average(experiment: FedAvg, store: Store, round: int, architecture: str) -> 
     return {"clients": len(clients)}
 
 
-def evaluate(experiment: FedAvg, store: Store, round: int, architecture: str) -> dict[str, float]:
-    """The architecture's server model on the private test set."""
-    return c.evaluate(experiment, store, architecture, f"public/{round:03}/{architecture}")
+def evaluate(experiment: FedAvg, store: Store, round: int, subject: str) -> dict[str, float]:
+    """The server model of an architecture, or of a client's, on the private test set, or on the client's own."""
+    return c.evaluate(experiment, store, subject, f"public/{round:03}/{experiment.architecture_of(subject)}")
 
 
 NEEDS = {}  # no client's Step rests on another of its own in the same round
 HANDLERS = {"train": train, "average": average, "evaluate": evaluate}
 
 
-def train_locally(experiment: FedAvg, store: Store, round: int, client: str) -> tuple[CNN, dict[str, float]]:
+def train_locally(experiment: FedAvg, store: Store, round: int, client: str) -> tuple[Model, dict[str, float]]:
     """A client's part of a round; the trained model is returned and stored with its number of samples."""
     model = current(experiment, store, round, experiment.architecture_of(client))
     metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
@@ -62,7 +63,7 @@ def train_locally(experiment: FedAvg, store: Store, round: int, client: str) -> 
     return model, metrics
 
 
-def current(experiment: FedAvg, store: Store, round: int, architecture: str) -> CNN:
+def current(experiment: FedAvg, store: Store, round: int, architecture: str) -> Model:
     """The architecture's model that the round's clients begin with: random in the first round."""
     if round == 1:
         return c.start(experiment, architecture)
@@ -71,7 +72,7 @@ def current(experiment: FedAvg, store: Store, round: int, architecture: str) -> 
 
 def called(experiment: FedAvg, store: Store, round: int, architecture: str | None = None) -> list[str]:
     """This round's clients that were in time, of one architecture or of all."""
-    return [name for name in in_time(store, round, "train", round_robin(experiment, round))
+    return [name for name in in_time(store, round, "train", chosen(experiment, store, round))
             if architecture in (None, experiment.architecture_of(name))]
 
 

@@ -4,7 +4,7 @@
                        and predict logits on this round's alignment sample while the model is in memory
              teach     one function averages the logits over ALL the round's clients, of every architecture
              distil    per architecture: a student starts at the clients' average and learns the teacher
-             evaluate  every architecture's distilled model on the private test set
+             evaluate  every architecture's distilled model on the private test set; of texts, each client's own
 
 Objects in the Store, R being a round of three digits:
     public/data  private/CLIENT/data  aggregator/validation  CLIENT/R/weights  CLIENT/R/samples
@@ -20,19 +20,19 @@ from kdlib import client as c
 from kdlib.engine import Batches, KeepBest, accuracy, predict
 from kdlib.experiment import FedDF
 from kdlib.fedavg import NEEDS, averaged, called, current, evaluate, train_locally
+from kdlib.history import History
 from kdlib.invoke import Stage
-from kdlib.selection import round_robin
 from kdlib.store import Store
 
 
-def workflow(experiment: FedDF):
-    """The Stages of a run, in order; the round's clients take turns."""
+def workflow(experiment: FedDF, history: History):
+    """The Stages of a run, in order; who is called in a round may depend on the rounds before it."""
     for round in range(1, experiment.rounds + 1):
-        yield Stage("train", round_robin(experiment, round), round)
+        yield Stage("train", history.chosen(round), round)
         if experiment.teachers == "shared":
             yield Stage("teach", ("server",), round)
         yield Stage("distil", experiment.architectures, round)
-        yield Stage("evaluate", experiment.architectures, round)
+        yield Stage("evaluate", experiment.evaluated, round)
 
 
 def train(experiment: FedDF, store: Store, round: int, client: str) -> dict[str, float]:

@@ -21,13 +21,14 @@ from kdlib import client as c
 from kdlib.cohort import in_time, last_counted
 from kdlib.engine import Batches, KeepBest, cross_entropy, predict
 from kdlib.experiment import FedMD
+from kdlib.history import History
 from kdlib.invoke import Stage
 from kdlib.store import Store
 
 SMALLEST_TO_STOP = 50  # items of a client; below it a fifth is too few to stop by (PAPER: Tasks)
 
 
-def workflow(experiment: FedMD):
+def workflow(experiment: FedMD, history: History):
     """The Stages of a run, in order; all clients take part in every round."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
@@ -41,7 +42,7 @@ def workflow(experiment: FedMD):
         yield Stage("evaluate", clients, round)
 
 
-def fused_workflow(experiment: FedMD):
+def fused_workflow(experiment: FedMD, history: History):
     """The same Steps with the same bytes, a client's from one consensus to the next in a single invocation."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
@@ -55,7 +56,7 @@ def fused_workflow(experiment: FedMD):
 def pretrain(experiment: FedMD, store: Store, round: int, architecture: str) -> dict[str, float]:
     """Public transfer learning, once per architecture: cross-entropy on the labelled public data.
 
-    Stops on a fixed, seeded fifth of them; the best weights are kept.
+    Stops on a fixed, seeded fifth of them, of a text the last; the best weights are kept.
     """
     public = store.get("public/data")
     model = c.start(experiment, architecture)
@@ -123,7 +124,7 @@ def revisit(experiment: FedMD, store: Store, round: int, client: str) -> dict[st
 
 
 def evaluate(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
-    """The personal model on the private test set; round 0 is before any collaboration."""
+    """The personal model on the private test set, or the client's own; round 0 is before any collaboration."""
     return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
 
 
@@ -133,13 +134,23 @@ HANDLERS = {handler.__name__: handler for handler in
 
 
 def _converge(experiment, model, data, owner, step, batch, epochs, patience, order) -> dict[str, float]:
-    """Train on four fifths until the loss on the last fifth stops falling; the fifth is drawn once per owner."""
-    shuffled = torch.from_numpy(experiment.rng(0, owner, f"{step}/fifth").permutation(len(data["y"])))
-    fifth, rest = shuffled.tensor_split([len(shuffled) // 5])
+    """Train on four fifths until the loss on the last fifth stops falling."""
+    fifth, rest = _fifth(experiment, data, owner, step)
     held_x, held_y = data["x"][fifth], data["y"][fifth]
     keep = KeepBest(lambda model: -cross_entropy(experiment, model, held_x, held_y), patience, experiment.min_delta)
     batches = Batches(data["x"][rest], data["y"][rest], batch, order)
     return c.train(experiment, model, batches, F.cross_entropy, epochs=epochs, keep=keep)
+
+
+def _fifth(experiment, data, owner, step) -> tuple[Tensor, Tensor]:
+    """Rows to stop by, and the rows to train on: drawn once per owner, or of a text the last ones after a gap."""
+    rows, items = torch.arange(len(data["y"])), len(data["y"]) // 5
+    if "at" in data:
+        rest, fifth = rows[:-items], rows[-items:]
+        return fifth, rest[data["at"][rest] <= data["at"][fifth[0]] - experiment.task.window]
+    shuffled = torch.from_numpy(experiment.rng(0, owner, f"{step}/fifth").permutation(len(rows)))
+    fifth, rest = shuffled.tensor_split([items])
+    return fifth, rest
 
 
 def _own_model(experiment, store, round, client):

@@ -22,9 +22,7 @@ from kdlib.experiment import Experiment
 from kdlib.invoke import Record, Step
 from kdlib.store import Store
 from kdlib.task import one_line
-from kdlib.tokens import secrets, token
-
-AGGREGATOR = "aggregator"  # the function that serves the server and every architecture
+from kdlib.tokens import AGGREGATOR, secrets, token
 
 # Seconds that a caller waits for one Step, the time in the function's line among them; Knative allows 600 at most.
 TIMEOUTS = {"aggregate": 120.0, "teach": 120.0, "average": 120.0, "communicate": 120.0, "evaluate": 120.0}

@@ -1,7 +1,8 @@
-"""The zoo: CNNs of two, three and four layers (PAPER: Models), with Keras's conventions in PyTorch.
+"""The zoo: CNNs of two, three and four layers, LSTMs of one and two (PAPER: Models), Keras's conventions in PyTorch.
 
 Those conventions: padding 'same' puts the odd pixel after the image, the average pool leaves padding out of its mean,
-batch norm has eps 1e-3, weights start Glorot-uniform and biases at zero.
+batch norm has eps 1e-3, weights start Glorot-uniform and biases at zero; an embedding starts uniform, an LSTM's
+recurrent weights orthogonal, its forget gates at 1, and it has one bias a gate.
 """
 
 import functools
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from kdlib.errors import KdlibError
 
 PENALTY = 1e-3
+EMBEDDING = 8
 DROPPED = 13107  # of 65,536: dropout 0.2 to five digits
 INTEGER = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
 
@@ -89,6 +91,50 @@ class CNN(nn.Module):
     def penalty(self) -> Tensor:
         """1e-3 x the sum of the last layer's squared weights, a part of every loss (PAPER: Models)."""
         return PENALTY * self.linear.weight.square().sum()
+
+
+class LSTM(nn.Module):
+    """An embedding of characters, LSTM layers, and a linear layer on the last state.
+
+    forward: int64 (N, window) -> logits float32 (N, classes), a class being a character of the vocabulary.
+    """
+
+    def __init__(self, units: int, layers: int, classes: int):
+        super().__init__()
+        self.embedding = nn.Embedding(classes, EMBEDDING)
+        self.lstm = nn.LSTM(EMBEDDING, units, layers)
+        self.linear = nn.Linear(units, classes)
+        for layer in range(layers):  # PyTorch adds a second bias to each gate, which stays at zero
+            getattr(self.lstm, f"bias_hh_l{layer}").requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self.embedding(x.t()))  # one character of all the texts after the other
+        return self.linear(states[-1])
+
+    def penalty(self) -> Tensor:
+        """None (PAPER: Models)."""
+        return self.linear.weight.new_zeros(())
+
+
+Model = CNN | LSTM
+
+
+def build_lstm(architecture: str, classes: int, width: float = 1.0, generator: torch.Generator | None = None) -> LSTM:
+    """The LSTM `lstmL-n` with L layers of n units times `width`; weights come from `generator`, layer by layer."""
+    kind, units = architecture.split("-")
+    model = LSTM(max(1, round(int(units) * width)), int(kind.removeprefix("lstm")), classes)
+    nn.init.uniform_(model.embedding.weight, -0.05, 0.05, generator=generator)
+    with torch.no_grad():
+        for name, weight in model.lstm.named_parameters():
+            if "weight" in name:
+                start = nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_
+                start(weight, generator=generator)
+            else:
+                weight.zero_()
+                if "_ih_" in name:
+                    weight.chunk(4)[1].fill_(1.0)  # gates in the order input, forget, cell, output
+    _keras_start(model.linear, generator)
+    return model
 
 
 def build(architecture: str, image: tuple[int, int, int], classes: int, width: float = 1.0,

@@ -11,7 +11,7 @@ DRAWS = 50  # of the whole law; after as many failures the last draw is repaired
 
 
 class Partition(NamedTuple):
-    """parts: one int64 array of item numbers a client, all of the same length, disjoint.
+    """parts: one int64 array of item numbers a client, disjoint, and by the Dirichlet law all of the same length.
 
     draws: how often the law was drawn; moved: items that the repair moved from long lists to short ones;
     unused: items left over when the rest was cut into equal parts (fewer than clients).
@@ -71,17 +71,27 @@ def _repair(lists: list[np.ndarray], fair: float, rng: np.random.Generator) -> i
     return moved
 
 
-def partition(experiment: Experiment, labels: np.ndarray) -> Partition:
-    """The run's partition: the law at the experiment's alpha, seeded so that every strategy gets the same parts."""
+def partition(experiment: Experiment, labels: np.ndarray, owners: np.ndarray | None = None) -> Partition:
+    """The run's partition, the same for every strategy of the seed: by the items' owners, or else the Dirichlet law.
+
+    labels: int64 (N,); owners: int64 (N,), each item's client by number, where that is no matter of chance.
+    """
+    if owners is not None:
+        return Partition([np.flatnonzero(owners == client) for client in range(experiment.clients)], 0, 0, 0)
     return dirichlet(labels, experiment.clients, experiment.alpha, experiment.rng(0, "server", "partition"))
 
 
-def table(parts: Partition, labels: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
-    """One row per client and class that it holds: client, label, items; draws, moved and unused on every row."""
+def table(parts: Partition, labels: np.ndarray, names: tuple[str, ...], roles: tuple[str, ...] = ()) -> pd.DataFrame:
+    """One row per client and class that it holds: client, label, items; draws, moved and unused on every row.
+
+    roles: the clients', a column more where they have any.
+    """
     rows = [(name, int(label), int(items)) for name, part in zip(names, parts.parts, strict=True)
             for label, items in zip(*np.unique(labels[part], return_counts=True), strict=True)]
-    return pd.DataFrame(rows, columns=["client", "label", "items"]).assign(
-        draws=parts.draws, moved=parts.moved, unused=parts.unused)
+    rows = pd.DataFrame(rows, columns=["client", "label", "items"])
+    if roles:
+        rows.insert(1, "role", rows["client"].map(dict(zip(names, roles, strict=True))))
+    return rows.assign(draws=parts.draws, moved=parts.moved, unused=parts.unused)
 
 
 def label_entropy(counts: pd.DataFrame) -> float:

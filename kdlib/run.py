@@ -16,6 +16,7 @@ from kdlib import client, data
 from kdlib.drive import Patience, drive
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
+from kdlib.history import follow
 from kdlib.invoke import Inline, Invoker
 from kdlib.machine import difference, machine
 from kdlib.partition import partition, table
@@ -57,6 +58,7 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
 def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused: bool = False) -> bool:
     """Repeat a complete run in an empty store, by any invoker; True where its final bytes are the same.
 
+    The same clients are called in each round, and those that were late or failed then are left out.
     Where the run's own objects are still there, they too must be those that its result names.
     Functions cannot reach that store: by http, run the experiment once more below another folder instead.
     """
@@ -72,6 +74,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
         with _beside(the_run.folder / "again") as place:
             store = Store(str(place))
             deploy(the_run.experiment, data.prepare(the_run.experiment), store)
+            follow(the_run.experiment, store, the_run.records())
             drive(the_run, store, invoker, number, progress, fused)
             wanted = the_run.result["final_bytes"]
             own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
@@ -80,14 +83,17 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
 
 def deploy(experiment: Experiment, drawn: data.RunData, store: Store) -> pd.DataFrame:
     """Lay every owner's data under its own prefix of the store; returns the partition's table."""
-    parts = partition(experiment, drawn.private.y)
-    for name, rows in zip(experiment.client_names, parts.parts, strict=True):
+    parts = partition(experiment, drawn.private.y, drawn.private.owner)
+    for number, (name, rows) in enumerate(zip(experiment.client_names, parts.parts, strict=True)):
         store.put(f"private/{name}/data", _tensors(drawn.private.take(rows)))
+        if drawn.test.owner is not None:
+            store.put(f"private/{name}/test", _tensors(drawn.test.take(drawn.test.owner == number)))
     store.put("public/data", _tensors(drawn.public))
-    store.put("public/test", _tensors(drawn.test))
+    if drawn.test.owner is None:
+        store.put("public/test", _tensors(drawn.test))
     store.put("aggregator/validation", _tensors(drawn.validation))
     store.put_json("public/experiment", experiment.model_dump(mode="json"))
-    return table(parts, drawn.private.y, experiment.client_names)
+    return table(parts, drawn.private.y, experiment.client_names, drawn.roles)
 
 
 def _create(folder: Path, experiment: Experiment, drawn: data.RunData, store: str | None) -> None:
@@ -146,4 +152,5 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 
 def _tensors(split: data.Split) -> dict[str, torch.Tensor]:
-    return {"x": torch.from_numpy(split.x), "y": torch.from_numpy(split.y)}
+    return {name: torch.from_numpy(array) for name, array in zip(("x", "y", "at"), split[:3], strict=True)
+            if array is not None}

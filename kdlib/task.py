@@ -2,15 +2,17 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from kdlib.errors import KdlibError
+from kdlib.vocabulary import OUTPUTS
 
 BUILT_IN = Path(__file__).parent / "tasks"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Strategy = Literal["fedmd", "feddf", "alone", "fedavg"]  # see kdlib.experiment
 
 
 class Source(BaseModel):
@@ -42,6 +44,9 @@ class Task(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    by_roles: ClassVar[bool] = False  # whether a client is a role, with its own test items, or a drawn part
+    models: ClassVar[str] = "cnn"
+
     name: Name
     about: str = ""
     shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=2, max_length=3)]
@@ -61,28 +66,148 @@ class Task(BaseModel):
         height, width, *channels = self.shape
         return (channels[0] if channels else 1), height, width
 
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, {len(self.private.classes)} classes; public {self.public.name}, "
+                f"{len(self.public.classes)} classes; images {list(self.shape)}")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the private classes, and where their labels are used the public ones."""
+        return len(self.private.classes) + labelled_public * len(self.public.classes)
+
+
+class Roles(BaseModel):
+    """Texts of several writers or speakers, each of which may be a client.
+
+    name: the data set, NAME.json.gz, an object {role: its lines}; least_test: test windows that a role needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    least_test: Annotated[int, Field(ge=1)] = 32
+
+
+class Text(BaseModel):
+    """One text. name: NAME.txt; step: characters from window to window; items: windows at most, the first ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    step: Annotated[int, Field(ge=1)] = 3
+    items: Annotated[int, Field(ge=10)] = 10_000
+
+
+class TextTask(BaseModel):
+    """The next character after `window` others (PAPER: table of tasks).
+
+    private: the clients' data, a role a client; public: the text that everybody has. Both share one vocabulary.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by_roles: ClassVar[bool] = True
+    models: ClassVar[str] = "lstm"
+
+    name: Name
+    about: str = ""
+    window: Annotated[int, Field(ge=2, le=1000)]
+    private: Roles
+    public: Text
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of one stored item."""
+        return (self.window,)
+
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, a role a client; public {self.public.name}; windows of {self.window} "
+                "characters")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the vocabulary, whoever's text it is."""
+        return OUTPUTS
+
+
+class Sources(BaseModel):
+    """What one strategy takes instead of a task's private and public data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    private: Source
+    public: Source
+
+
+class TaskFile(BaseModel):
+    """A task's TOML file: the fields of a Task, and what is no part of it.
+
+    task: for every strategy that `instead` does not name; instead: strategy -> its own private and public images;
+    settings: of the Experiment, where neither its profile nor its user says otherwise (architectures, for example).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task | TextTask
+    instead: dict[Strategy, Sources] = {}
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _of_one_kind(self):
+        if self.instead and self.task.by_roles:
+            raise ValueError("instead: a task of texts has the same data for every strategy")
+        return self
+
+    def of(self, strategy: str | None) -> Task | TextTask:
+        """The Task as that strategy has it."""
+        instead = self.instead.get(strategy)
+        return self.task.model_copy(update=dict(instead)) if instead else self.task
+
 
 def built_in() -> list[str]:
     """Names of the tasks that come with kdlib."""
     return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
 
 
-def load_task(name: str) -> Task:
-    """The built-in task `name`, or the one in the TOML file at that path.
+def load_task(name: str, strategy: str | None = None) -> Task | TextTask:
+    """The task `name`, a built-in one or the path of a TOML file, as `strategy` has it.
 
-    Raises KdlibError where there is no such task, or where its file says something that a Task cannot be.
+    `NAME:STRATEGY` is the task as that other strategy has it: beside FedMD a baseline runs on `cifar:fedmd`.
+    Raises KdlibError where there is no such task, or where its file says something that a task cannot be.
     """
+    name, other = _named(name)
+    return task_file(name).of(other or strategy)
+
+
+def load_settings(name: str) -> dict[str, Any]:
+    """What the task's file asks of every Experiment: setting -> value. Raises KdlibError, see load_task."""
+    return task_file(_named(name)[0]).settings
+
+
+def task_file(name: str) -> TaskFile:
+    """The whole file of a built-in task, or the one at that path. Raises KdlibError, see load_task."""
     path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
     if not (name.endswith(".toml") or name in built_in()):
         raise KdlibError(f"unknown task '{name}'; allowed: {', '.join(built_in())}, or the path of a .toml file")
     try:
-        return Task(**tomllib.loads(path.read_text(encoding="utf-8")))
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
+        return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
     except OSError as error:
         raise KdlibError(f"cannot read the task file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise KdlibError(f"{path} is not a TOML file: {error}") from error
     except (ValidationError, TypeError) as error:
         raise KdlibError(f"task file {path}: {one_line(error)}") from error
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    base, colon, strategy = name.rpartition(":")
+    if colon and strategy not in get_args(Strategy):
+        raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(get_args(Strategy))}")
+    return (base, strategy) if colon else (name, None)
 
 
 def one_line(error: Exception) -> str:

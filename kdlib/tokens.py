@@ -7,6 +7,8 @@ import jwt
 
 from kdlib.errors import KdlibError
 
+AGGREGATOR = "aggregator"  # the function that serves the server and every architecture; others are named like clients
+
 ALGORITHM = "HS256"  # the only one, so that a token cannot choose; the secret never leaves the two ends
 SHORTEST = 32  # characters of a secret: 256 bits where it is hexadecimal and no less than HS256 asks for
 LEEWAY = 60  # seconds that two clocks may differ by

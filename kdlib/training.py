@@ -9,7 +9,7 @@ import lightning
 import torch
 
 from kdlib.engine import Batches, KeepBest, Loss
-from kdlib.models import CNN
+from kdlib.models import Model
 
 # Lightning's advice on loggers, workers and devices is for long trainings, not for a Step of a second.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -21,7 +21,7 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 class Training(lightning.LightningModule):
     """A model, a loss and Adam: one optimiser for one Step. total, batches: the sum of the losses, and how many."""
 
-    def __init__(self, model: CNN, loss: Loss, learning_rate: float):
+    def __init__(self, model: Model, loss: Loss, learning_rate: float):
         super().__init__()
         self.model, self.loss, self.learning_rate = model, loss, learning_rate
         self.total, self.batches = 0.0, 0

@@ -1,6 +1,9 @@
 """Fixtures that several files share."""
 
+import gzip
+import json
 import os
+import threading
 import uuid
 
 import numpy as np
@@ -12,13 +15,13 @@ from kdlib.experiment import make_experiment
 
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """Carry out a smoke run on `digits` in a new folder; with keep=True no round's objects are swept away."""
+    """Carry out a smoke run in a new folder, on `digits` unless told; with keep=True no round's objects are swept."""
 
-    def carry_out(strategy, keep=False, alpha=1.0, seed=0, fused=False, **settings):
-        experiment = make_experiment("digits", strategy, alpha, seed, profile="smoke", **settings)
+    def carry_out(strategy, keep=False, alpha=1.0, seed=0, fused=False, task="digits", **settings):
+        experiment = make_experiment(task, strategy, alpha, seed, profile="smoke", **settings)
         with pytest.MonkeyPatch.context() as patch:
             if keep:
-                patch.setattr(drive, "sweep", lambda store, before: None)
+                patch.setattr(drive, "sweep", lambda *_: None)
             return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
@@ -33,8 +36,8 @@ def relabelled(smoke):
 
         def altered(experiment):
             drawn = prepare(experiment)
-            other = (drawn.test.y + 1) % len(experiment.task.private.classes)
-            return drawn._replace(test=data.Split(drawn.test.x, other))
+            other = (drawn.test.y + 1) % experiment.task.outputs(False)
+            return drawn._replace(test=drawn.test._replace(y=other))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(data, "prepare", altered)
@@ -61,6 +64,37 @@ def own_data(tmp_path, monkeypatch):
     return write
 
 
+OWN_TEXTS = """
+name = "own"
+window = 20
+[private]
+name = "plays"
+least_test = 8
+[public]
+name = "book"
+items = 200
+"""
+
+
+@pytest.fixture(scope="session")
+def own_texts(tmp_path_factory):
+    """A folder with a task of made texts, own.toml, and its data: six roles that are long enough, and one that is not.
+
+    No window is there twice.
+    """
+    place, rng = tmp_path_factory.mktemp("texts"), np.random.default_rng(0)
+
+    def spoken(length):
+        return "".join(rng.choice(list("aabcdeeeefghiiiklmnooooprsttttuuvwy,.!  "), length)).replace("  ", ". ")
+
+    roles = {f"PLAY_ROLE_{number}": spoken(420 + 10 * number) for number in range(6)} | {"PLAY_PAGE": spoken(150)}
+    with gzip.open(place / "plays.json.gz", "wt") as file:
+        json.dump(roles, file)
+    (place / "book.txt").write_text(spoken(1200))
+    (place / "own.toml").write_text(OWN_TEXTS)
+    return place
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory):
     """An S3 server, started for the first test that asks for it; see servers.S3Server."""
@@ -79,3 +113,20 @@ def s3(s3_server, monkeypatch):
     for key, value in s3_server.admin.items():
         monkeypatch.setenv(key, value)
     return f"s3://runs/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """Files over HTTP on 127.0.0.1, see file_server.FileServer; no proxy in between, no waiting between tries."""
+    from file_server import FileServer
+
+    from kdlib import fetch
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "PAUSES", (0, 0))
+    with FileServer() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()

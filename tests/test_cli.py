@@ -38,10 +38,14 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--set", "clients=many"], ["clients", "integer", "many"]),
     (["--strategy", "fedmd", "--set", "kl=reverse"], ["kl", "fedmd", "transfer"]),
     (["--strategy", "feddf", "--set", "clients_per_round=2"], ["clients_per_round", "2", "allowed"]),
+    (["--strategy", "feddf", "--set", "selection=fastest"], ["selection", "behaviour", "fastest"]),
+    (["--strategy", "feddf", "--set", 'slow={"share":2,"factor":5}'], ["slow.share", "1", "2"]),
     (["--strategy", "fedmd", "--profile", "desktop"], ["desktop", "paper, laptop, smoke"]),
     (["--strategy", "fedmd", "--task", "mnits"], ["mnits", "digits, mnist", ".toml"]),
     (["--strategy", "fedmd", "--task", "absent.toml"], ["absent.toml", "No such file"]),
     (["--strategy", "fedmd", "--seed", "x"], ["--seed", "integer"]),
+    (["--strategy", "fedmd", "--task", "shakespeare", "--alpha", "1"], ["shakespeare has no alpha", "roles"]),
+    (["--strategy", "fedmd", "--task", "cifar:fedmx"], ["cifar:fedmx", "fedmd, feddf, alone, fedavg"]),
     (["--strategy", "fedmd", "--set", "clients=100000"], ["clients", "10000"]),
     ([], ["--strategy"]),
 ])
@@ -81,6 +85,17 @@ def test_own_task_runs(own):
         assert json.loads(done.stdout.splitlines()[-1])["rounds"] == 1
 
 
+def test_own_texts_run(own_texts, tmp_path):
+    for strategy in ("fedmd", "feddf"):
+        done = kdlib("run", *SMALL[2:], "--task", own_texts / "own.toml", "--strategy", strategy, "--set", "width=0.05",
+                     cwd=tmp_path, KDLIB_DATA=str(own_texts))
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["rounds"] == 1
+    shown = kdlib("partition", "--task", own_texts / "own.toml", "--clients", "3", cwd=tmp_path,
+                  KDLIB_DATA=str(own_texts))
+    assert shown.stdout.count("PLAY_ROLE_") == 3 and "client-0002" in shown.stdout, shown.stderr
+
+
 def test_a_class_that_the_data_lack(own):
     (own / "own.toml").write_text(TASK.format(private="marks", classes=[0, 1, 7]))
     process = kdlib("run", "--task", "own.toml", "--strategy", "fedmd", cwd=own, KDLIB_DATA=str(own))
@@ -117,6 +132,10 @@ def test_a_run_ends_with_one_json_line_and_is_not_run_again(tmp_path):
     third = kdlib("run", *SMALL, "--strategy", "fedavg", "--again", cwd=tmp_path)
     assert json.loads(third.stdout.splitlines()[-1])["repeated"] == "same final bytes"
     assert len(list((tmp_path / result["folder"] / "records").glob("inline-2.jsonl"))) == 1
+
+    fourth = kdlib("replay", result["folder"], cwd=tmp_path)
+    assert json.loads(fourth.stdout.splitlines()[-1]) == json.loads(third.stdout.splitlines()[-1])
+    refused(kdlib("replay", "nowhere", cwd=tmp_path), "nowhere", "no run")
 
     shown = kdlib("records", result["folder"], cwd=tmp_path)
     assert all(word in shown.stdout for word in ("train", "average", "evaluate", "accuracy", "cnn2-128-256"))

@@ -7,7 +7,9 @@ import pytest
 
 from kdlib import experiment as experiment_module
 from kdlib.errors import KdlibError
-from kdlib.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
+from kdlib.experiment import PROFILES, STRATEGIES, ZOO, FedMD, from_json, make_experiment
+from kdlib.profiles import TEXT_ZOO
+from kdlib.task import BUILT_IN
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
 
@@ -18,7 +20,8 @@ OTHER = {
     "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
     "revisit_epochs": 9, "transfer": "lost", "alignment": "permuted", "local_epochs": 9, "clients_per_round": 5,
     "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9,
-    "teachers": "recomputed", "kl": "reverse", "precision": "bf16",
+    "teachers": "recomputed", "kl": "reverse", "precision": "bf16", "selection": "behaviour", "durations": "measured",
+    "slow": {"share": 0.5, "factor": 2}, "fail": {"share": 0.5},
 }
 ONE_VALUE = {"strategy", "device", "task", "alpha"}
 
@@ -31,6 +34,7 @@ EVERY = {
     "width": 1.0, "samples": None, "test_items": None, "batch": 32, "learning_rate": 1e-3, "batch_norm_momentum": 0.01,
     "threads": 1, "device": "cpu", "precision": "fp32",
 }
+CHOSEN = {"selection": "round-robin", "durations": "modelled", "slow": None, "fail": None}
 DEFAULTS = {
     "fedmd": EVERY | {
         "strategy": "fedmd", "public_items": None, "alignment_items": 5000, "pretrain_epochs": 20,
@@ -41,10 +45,10 @@ DEFAULTS = {
     "feddf": EVERY | {
         "strategy": "feddf", "clients_per_round": 20, "local_epochs": 5, "public_items": None, "alignment_items": 5000,
         "validation_items": None, "distil_batch": 128, "distil_batches": 1000, "score_every": 50, "patience": 5,
-        "teachers": "shared", "kl": "forward",
+        "teachers": "shared", "kl": "forward", **CHOSEN,
     },
     "alone": EVERY | {"strategy": "alone", "local_epochs": 5},
-    "fedavg": EVERY | {"strategy": "fedavg", "clients_per_round": 20, "local_epochs": 5},
+    "fedavg": EVERY | {"strategy": "fedavg", "clients_per_round": 20, "local_epochs": 5, **CHOSEN},
 }
 
 
@@ -67,6 +71,49 @@ def test_every_profile_suits_every_strategy(profile, strategy):
     assert from_json(experiment.model_dump_json()) == experiment
 
 
+def test_alpha_is_the_images_and_no_texts():
+    images, texts = make_experiment("digits", "feddf"), make_experiment("shakespeare", "feddf", seed=3)
+    assert (images.alpha, images.title) == (0.1, "digits feddf alpha 0.1 seed 0")
+    assert (texts.alpha, texts.title) == (None, "shakespeare feddf seed 3")
+    assert images == make_experiment("digits", "feddf", 0.1) and from_json(texts.model_dump_json()) == texts
+    with pytest.raises(KdlibError, match="task shakespeare has no alpha, its roles are the clients"):
+        make_experiment("shakespeare", "feddf", 0.1)
+    with pytest.raises(pydantic.ValidationError, match="task digits has no alpha; allowed: a number above 0"):
+        type(images)(**images.model_dump() | {"alpha": None})
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_profile_suits_texts_too(profile, strategy):
+    experiment = make_experiment("shakespeare", strategy, profile=profile)
+    assert experiment.classes == 82 and set(experiment.architectures) <= set(TEXT_ZOO)
+    assert experiment.evaluated == experiment.client_names
+    assert make_experiment("digits", strategy, profile=profile).evaluated[0].startswith("cnn")
+    assert profile != "paper" or experiment.architectures == TEXT_ZOO
+
+
+@pytest.mark.parametrize(("task", "architecture"), [("digits", "lstm1-128"), ("shakespeare", "cnn2-128-256")])
+def test_a_model_of_the_other_kind_is_refused(task, architecture):
+    with pytest.raises(KdlibError, match=f"architecture {architecture} is none for task {task}; allowed: such as "):
+        make_experiment(task, "fedmd", architectures=[architecture])
+
+
+def test_what_a_task_asks_for_holds_where_nobody_says_otherwise():
+    paper = make_experiment("cifar", "fedmd", 1.0, profile="paper")
+    assert paper.architectures == ZOO[:5] and paper.revisit_epochs == 4 and paper.classes == 16
+    assert make_experiment("cifar", "feddf", 1.0, profile="paper").architectures == ZOO[:5]
+    assert make_experiment("cifar", "fedmd", 1.0, profile="smoke").architectures == PROFILES["smoke"]["architectures"]
+    assert make_experiment("cifar", "fedmd", 1.0, revisit_epochs=2).revisit_epochs == 2
+    assert make_experiment("mnist", "fedmd", 1.0, profile="paper").revisit_epochs == 2
+
+
+def test_a_task_that_asks_for_what_no_strategy_has_is_refused(tmp_path):
+    text = (BUILT_IN / "digits.toml").read_text()
+    (tmp_path / "own.toml").write_text(text + "[settings]\nrevisit_epcohs = 4\n")
+    with pytest.raises(KdlibError, match="task digits asks for settings that no strategy has: revisit_epcohs"):
+        make_experiment(str(tmp_path / "own.toml"), "fedmd", 1.0)
+
+
 def test_settings_win_over_the_profile():
     assert smoke(clients=4).clients == 4 != PROFILES["smoke"]["clients"]
 
@@ -85,8 +132,9 @@ def test_every_field_decides_the_key(strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_no_default_has_changed(strategy):
     fields = STRATEGIES[strategy].model_fields
-    assert {name: field.default for name, field in fields.items() if not field.is_required()} == DEFAULTS[strategy]
-    assert {name for name, field in fields.items() if field.is_required()} == {"task", "alpha"}
+    assert {name: field.default for name, field in fields.items()
+            if not field.is_required()} == DEFAULTS[strategy] | {"alpha": None}
+    assert {name for name, field in fields.items() if field.is_required()} == {"task"}
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -151,6 +199,13 @@ def test_strategy_and_classes_decide_the_key_and_words_do_not():
     ({"strategy": "feddf", "clients_per_round": 2}, "clients_per_round is 2; allowed: 3 .* to 6"),
     ({"strategy": "fedavg", "clients_per_round": 7}, "clients_per_round is 7; allowed: 3 .* to 6"),
     ({"device": "tpu"}, "device: .*'cpu'"),
+    ({"strategy": "feddf", "selection": "best"}, "selection: .*'round-robin', 'random' or 'behaviour', not 'best'"),
+    ({"strategy": "feddf", "slow": {"share": 2, "factor": 2}}, "slow.share: .*less than or equal to 1"),
+    ({"strategy": "feddf", "slow": {"share": 0.1, "factor": 0.5}}, "slow.factor: .*greater than or equal to 1"),
+    ({"strategy": "feddf", "slow": {"share": 0.1}}, "slow.factor: field required"),
+    ({"strategy": "feddf", "fail": {"share": 0.1, "often": 1}}, "unknown setting 'fail.often'"),
+    ({"strategy": "feddf", "durations": "measured", "fail": {"share": 0.1}}, "allowed: durations modelled, or neither"),
+    ({"selection": "behaviour"}, "unknown setting 'selection' for fedmd"),
     ({"samples": 1}, "samples: .*greater than or equal to 2"),
     ({"batch": 1}, "batch: .*greater than or equal to 2"),
     ({"alignment_items": 1}, "alignment_items: .*greater than or equal to 2"),

@@ -97,6 +97,16 @@ def test_table_counts_what_the_parts_hold():
     assert label_entropy(rows) == pytest.approx((two_of_three + np.log(3)) / 2)
 
 
+def test_items_that_have_an_owner_are_its():
+    owners, labels = np.array([2, 0, 0, 3, 2]), np.array([5, 6, 6, 7, 8])
+    experiment = make_experiment("shakespeare", "fedmd", profile="smoke")
+    found = partition.partition(experiment, labels, owners)
+    assert [part.tolist() for part in found.parts] == [[1, 2], [], [0, 4], [3]] and found[1:] == (0, 0, 0)
+    rows = table(found, labels, experiment.client_names, ("A", "B", "C", "D"))
+    assert rows[["client", "role", "label", "items"]].values.tolist() == [
+        ["client-0000", "A", 6, 2], ["client-0002", "C", 5, 1], ["client-0002", "C", 8, 1], ["client-0003", "D", 7, 1]]
+
+
 def test_strategies_share_the_partition_of_a_seed():
     labels = np.repeat(np.arange(6), 50)
     lines = {strategy: np.concatenate(partition.partition(

@@ -17,7 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = {kind: re.findall(rf"```{kind}\n(.*?)```", README, re.DOTALL) for kind in ("bash", "python", "toml")}
 COMMANDS = [line for block in BLOCKS["bash"] for line in block.splitlines()]
-QUICK = {"run": ["--profile", "smoke", "--set", "rounds=1"], "partition": [], "tasks": [], "data list": []}
+QUICK = {"run": ["--profile", "smoke", "--set", "rounds=1"], "partition": [], "tasks": [], "data list": [],
+         "estimate": ["--profile", "smoke"]}
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("make")])

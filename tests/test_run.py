@@ -7,6 +7,7 @@ import torch
 from kdlib import alone, client, data, perform, results, run
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
+from kdlib.history import History
 from kdlib.invoke import Step
 
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
@@ -55,7 +56,9 @@ def test_a_run_is_its_folder(strategy, runs):
 def test_the_tables_have_a_row_an_invocation_and_a_row_a_step(strategy, runs):
     the_run = runs[strategy]
     table, steps, records = the_run.table, the_run.steps, the_run.records()
-    expected = [step for stage in perform.STRATEGIES[strategy].workflow(the_run.experiment) for step in stage.steps]
+    history = History(the_run.experiment, the_run.store, {})
+    stages = perform.STRATEGIES[strategy].workflow(the_run.experiment, history)
+    expected = [step for stage in stages for step in stage.steps]
     assert [step for record in records for step in record.done] == expected
     assert len(table) == len(steps) == len(records) and set(table["run"]) == {the_run.key}
     for record, (_, row), (_, done) in zip(records, table.iterrows(), steps.iterrows(), strict=True):

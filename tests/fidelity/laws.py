@@ -43,7 +43,7 @@ def no_test_label_decides(run, relabelled):
     before, after = (metrics(of, "evaluate") for of in (run, relabelled))
     assert before != after, "the altered labels changed no metric, so nothing is shown"
     changed = [name for name in names if run.store.content(name) != relabelled.store.content(name)]
-    assert changed == ["public/test"], "a test label reached a decision"
+    assert changed == [name for name in names if name.endswith("/test")] != [], "a test label reached a decision"
 
 
 def metrics(run, name, round=None):

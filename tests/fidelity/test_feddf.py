@@ -131,8 +131,8 @@ def test_law_of_the_student(prepare, law, smoke, monkeypatch):
 def evaluate_after_the_next_round_began(patch):
     workflow = feddf.workflow
 
-    def swapped(experiment):
-        stages = list(workflow(experiment))
+    def swapped(*arguments):
+        stages = list(workflow(*arguments))
         stages[3], stages[4] = stages[4], stages[3]
         return stages
 

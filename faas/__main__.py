@@ -1,0 +1,88 @@
+"""`python -m faas ...`: functions on this machine, and on a cluster."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from faas import image, local
+from kdlib.cli import main
+
+app = typer.Typer(
+    name="faas", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    help="kdlib's Steps as HTTP functions, each client's with its own data.",
+)
+app.command()(local.up)
+app.command()(local.down)
+app.command()(image.image)
+
+Folder = Annotated[Path, typer.Argument(help="Where `render` wrote the manifests.")]
+
+
+@app.command()
+def render(
+    experiment: Annotated[Path, typer.Option(help="What `kdlib experiment ...` prints.")],
+    image: Annotated[str, typer.Option(help="The functions' image, for example dev.local/kdlib:latest.")],
+    out: Annotated[Path, typer.Option(help="A new folder, or one that was rendered before and is replaced.")],
+    values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from faas/values.toml.")] = None,
+):
+    """Write the Knative manifests of a deployment, checked; a wrong one is told and nothing is written.
+
+    KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
+    own schema, to check by that too.
+    """
+    from faas.values import load_values
+    from kdlib.experiment import from_json
+
+    wanted, settings = from_json(experiment.read_text(encoding="utf-8")), load_values(values)
+    from faas.folder import render as write  # only now: a mistake is told before torch is loaded
+
+    deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SECRETS"))
+    typer.echo(f"{len(deployment.manifests)} manifests in {out}: {len(deployment.functions)} functions in namespace "
+               f"{deployment.namespace}")
+
+
+@app.command()
+def deploy(
+    folder: Folder,
+    ray: Annotated[bool, typer.Option("--ray", help="Also the RayCluster, with KubeRay's operator there.")] = False,
+    seconds: Annotated[int, typer.Option(min=1, help="To wait until every function is ready.")] = 600,
+):
+    """Apply the manifests to kubectl's current cluster and wait for the functions."""
+    from faas import kubectl
+    from faas.deployment import Deployment
+
+    deployment = Deployment(folder)
+    kubectl.deploy(deployment, ray, seconds)
+    typer.echo(f"{len(deployment.functions)} functions are ready in namespace {deployment.namespace}")
+
+
+@app.command()
+def endpoints(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="The endpoints file; its secret is written beside it.")],
+    ingress: Annotated[str | None, typer.Option(help="URL to call where the functions' names do not resolve, for "
+                                                     "example http://127.0.0.1; the name goes into Host.")] = None,
+):
+    """Write where the functions are, for `kdlib run --invoker http --endpoints FILE`."""
+    from faas import kubectl
+    from faas.deployment import Deployment
+
+    deployment = Deployment(folder)
+    there = kubectl.endpoints(deployment, ingress)
+    kubectl.write_endpoints(there, deployment.secret, out)
+    typer.echo(f"{len(there.functions)} functions in {out}")
+
+
+@app.command()
+def delete(folder: Folder):
+    """Remove the deployment from the cluster; what its functions wrote to the store stays."""
+    from faas import kubectl
+    from faas.deployment import Deployment
+
+    kubectl.delete(Deployment(folder))
+
+
+if __name__ == "__main__":
+    main(app, "faas")

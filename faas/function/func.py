@@ -1,0 +1,60 @@
+"""The same app as faas.serve's, for Knative's own `func`: func-python puts its server around what `new` returns.
+
+That server listens at LISTEN_ADDRESS instead of PORT, and answers the health endpoints by `alive` and `ready`.
+"""
+
+import logging
+import sys
+
+LONGEST = 600.0  # seconds that a Step in hand has at SIGTERM, as Knative gives it
+
+log = logging.getLogger("faas")
+
+
+class Function:
+    """An ASGI app that nothing leaves: func-python makes an empty 500 of an exception."""
+
+    def __init__(self, app):
+        self.app = app
+
+    async def handle(self, scope, receive, send):
+        """One HTTP request; what the app does not catch it has answered with 500 already."""
+        try:
+            await self.app(scope, receive, send)
+        except Exception:
+            log.exception("an answer was not sent")
+
+    def alive(self):
+        """For /health/liveness."""
+        return True, "well\n"
+
+    def ready(self):
+        """For /health/readiness: all is imported and configured by now."""
+        return True, "well\n"
+
+
+def new() -> Function:
+    """By the environment, see faas.access; ends the process with one line where that is wrong."""
+    from faas.identity import from_environment
+    from kdlib.errors import KdlibError
+
+    try:
+        identity = from_environment()
+    except KdlibError as error:
+        print(f"faas: {error}", file=sys.stderr)
+        sys.exit(2)
+
+    from faas.lean import hide
+
+    hide()
+
+    import hypercorn.config
+
+    from faas.app import make_app
+    from faas.logs import to_stderr
+
+    to_stderr()
+    # func-python takes the server's defaults: 3 seconds for what is in hand, and a log of its own form.
+    hypercorn.config.Config.graceful_timeout = LONGEST
+    hypercorn.config.Config.errorlog = logging.getLogger("hypercorn")
+    return Function(make_app(identity))

@@ -1,0 +1,178 @@
+"""The paper's six claims, each with its number, ours from records, and what to make of the two: CLAIMS.md."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from kdlib import times
+from kdlib.bench import measure
+from kdlib.cost import Prices, total
+from kdlib.errors import KdlibError
+from kdlib.experiment import PROFILES, STRATEGIES, Experiment, make_experiment
+from kdlib.figures import complete, curves, final_table, interval
+from kdlib.results import Run
+from kdlib.task import load_task
+
+PAPER = {
+    "C1": ("FedDF is more robust than FedMD to extreme non-IID data",
+           "MNIST, alpha 0.1: FedMD .37-.54, FedDF .83-.94; alpha 100: .94-.96, .93-.97"),
+    "C2": ("FedDF is faster than FedMD", "drawn per step, no number read"),
+    "C3": ("FedDF costs less than FedMD in almost every setting", "up to 82.7 % less"),
+    "C4": ("FedMD's public transfer learning is faster than the original's", "3.5x on average"),
+    "C5": ("FedDF's ensemble distillation is faster than the original's", "1.76x on average"),
+    "C6": ("On Shakespeare the clients' re-training dominates the time", "drawn per step, no number read"),
+}
+UNLIKE = ("unlike things: FedMD trains personal models of all clients without labels at the server, FedDF a server "
+          "model of some clients, picked on a labelled validation set")
+ALMOST_ALL = 0.9  # of the settings: what C3's "almost every" is taken for
+RETRAINING = ("train", "revisit")
+
+
+class Finding(NamedTuple):
+    """A row of CLAIMS.md. where: the task; verdict: holds, does not hold, undecided, or cannot be compared and why."""
+
+    claim: str
+    where: str
+    ours: str
+    differs: str
+    verdict: str
+    command: str
+
+
+def of_task(task: str, profile: str, runs: str | Path, prices: Iterable[Prices],
+            benches: str | Path) -> list[Finding]:
+    """The findings on a task from all complete runs in the folder `runs` that are the profile's, nothing changed."""
+    made = [one for one in complete(runs) if one.experiment.task == load_task(task) and one.experiment ==
+            make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
+    alphas, seeds = ({getattr(one.experiment, name) for one in made} for name in ("alpha", "seed"))
+    command = (f"kdlib reproduce --task {task} --profile {profile} --alphas '"
+               f"{' '.join(f'{alpha:g}' for alpha in sorted(alphas, reverse=True))}' --seeds '"
+               f"{' '.join(map(str, sorted(seeds)))}'")
+    return findings(made, prices, benches, command)
+
+
+def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path, command: str) -> list[Finding]:
+    """What complete runs of one task and profile, without faults, say of C1, C2, C3 and C6, and the benches of C4, C5.
+
+    runs: of both strategies; those whose partner with the same alpha and seed is missing are left out. benches: the
+    folder of bench-NAME.json. Raises KdlibError where no pair is there.
+    """
+    found = {(one.experiment.strategy, one.experiment.alpha, one.experiment.seed): one for one in runs}
+    settings = sorted({name[1:] for name in found}, reverse=True)
+    pairs = {setting: (found["fedmd", *setting], found["feddf", *setting]) for setting in settings
+             if ("fedmd", *setting) in found and ("feddf", *setting) in found}
+    if not pairs:
+        raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; there are none")
+    examples = [one.experiment for one in next(iter(pairs.values()))]
+    task = examples[0].task.name
+    rest = {"where": task, "differs": differs(examples), "command": command}
+    said = [("C1", *_robust(pairs))]
+    try:
+        times.invoker([one for pair in pairs.values() for one in pair])
+    except KdlibError as error:
+        said.append(("C2", "-", f"cannot be compared: {error}"))
+    else:
+        said += [("C2", *_faster(pairs)), *(("C3", *_cheaper(pairs, table)) for table in prices)]
+        if task == "shakespeare":
+            said.append(("C6", *_dominated(pairs)))
+    rows = [Finding(claim, ours=ours, verdict=verdict, **rest) for claim, ours, verdict in said]
+    return [*rows, _speedup("C4", "pretrain", 3.5, benches), _speedup("C5", "distil", 1.76, benches)]
+
+
+def write(rows: Iterable[Finding], folder: str | Path) -> Path:
+    """FOLDER/CLAIMS.md, a row a finding; C1-C3 carry the warning that they compare unlike things."""
+    lines = ["# The claims", "",
+             "Made by `kdlib claims` from the runs' records. An interval is Student's, 95 %, over seeds. Modelled time "
+             "is that of functions that all run side by side; measured time is the wall clock of one machine.", "",
+             f"C1, C2 and C3 compare {UNLIKE}.", "",
+             "| claim | paper | task | ours | differs from the paper | verdict | command |",
+             "|---|---|---|---|---|---|---|"]
+    for row in sorted(set(rows)):
+        said, number = PAPER[row.claim]
+        lines.append(f"| {row.claim}: {said} | {number} | {row.where} | {row.ours} | {row.differs} | {row.verdict} | "
+                     f"`{row.command}` |")
+    path = Path(folder) / "CLAIMS.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def differs(experiments: Iterable[Experiment]) -> str:
+    """The settings that are not those of the `paper` profile, with the paper's behind them."""
+    said = {}
+    for one in experiments:
+        paper = make_experiment(one.task, one.strategy, one.alpha, one.seed, "paper")
+        names = [name for name in PROFILES["laptop"] if getattr(one, name, 0) != getattr(paper, name, 0)]
+        said |= {name: f"{name} {_said(getattr(one, name))} ({_said(getattr(paper, name))})" for name in names}
+    return ", ".join(said.values()) or "nothing"
+
+
+def _robust(pairs) -> tuple[str, str]:
+    finals = final_table(curves([one for pair in pairs.values() for one in pair]))
+    told = [f"alpha {alpha:g}: " + ", ".join(
+        f"{STRATEGIES[row.strategy].__name__} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
+        for alpha, rows in finals.groupby("alpha", sort=False)]
+    hardest = min(alpha for alpha, _ in pairs)
+    gaps = [feddf.result["accuracy"] - fedmd.result["accuracy"]
+            for (alpha, _), (fedmd, feddf) in pairs.items() if alpha == hardest]
+    gap, half = sum(gaps) / len(gaps), interval(gaps)
+    told.append(f"gap at {hardest:g}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
+    if math.isnan(half):
+        return "; ".join(told), "undecided: one seed"
+    return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"
+
+
+def _faster(pairs) -> tuple[str, str]:
+    ratios = {name: [] for name in ("modelled", "measured")}
+    for pair in pairs.values():
+        fedmd, feddf = (times.rounds(one)[list(ratios)].sum() for one in pair)
+        for name, values in ratios.items():
+            values.append(fedmd[name] / feddf[name])
+    told = [f"{name} time of a run, FedMD / FedDF: {_middle(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+            for name, values in ratios.items()]
+    return "; ".join(told), _share([ratio > 1 for ratio in ratios["modelled"]], "faster by modelled time")
+
+
+def _cheaper(pairs, prices) -> tuple[str, str]:
+    shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in pairs.values()]
+    told = f"{prices.provider}: FedDF / FedMD {_middle(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
+    return told, _share([share < 1 for share in shares], "cheaper")
+
+
+def _dominated(pairs) -> tuple[str, str]:
+    shares = {}
+    for strategy in (0, 1):
+        steps = times.per_step([pair[strategy] for pair in pairs.values()])
+        shares[steps["strategy"].iloc[0]] = (steps.query("step in @RETRAINING")["total"].sum() / steps["total"].sum())
+    told = ", ".join(f"{STRATEGIES[name].__name__} {share:.0%}" for name, share in shares.items())
+    return (f"share of re-training in all seconds: {told}",
+            _share([share > 0.5 for share in shares.values()], "over half"))
+
+
+def _speedup(claim, name, least, benches) -> Finding:
+    command = f"kdlib bench {name}"
+    try:
+        bench = measure.load(benches, name)
+    except KdlibError:
+        return Finding(claim, "-", "not measured", "-", "undecided", command)
+    factors = ", ".join(f"{label} {factor:.1f}x" for label, factor in bench.factors.items())
+    return Finding(claim, "digits", f"{bench.ratio:.1f}x ({factors})", "; ".join(bench.notes),
+                   "holds" if bench.ratio >= least else "does not hold", command)
+
+
+def _share(true, what) -> str:
+    count = sum(true)
+    verdict = "holds" if count >= ALMOST_ALL * len(true) else "does not hold"
+    return f"{verdict}: {what} in {count} of {len(true)} settings"
+
+
+def _middle(values) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+def _half(half) -> str:
+    return "" if math.isnan(half) else f" ± {half:.3f}"
+
+
+def _said(value) -> str:
+    return "all" if value is None else f"{value:g}"

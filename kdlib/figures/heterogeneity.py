@@ -1,0 +1,27 @@
+"""Who holds what: the paper's figure of the data's distribution."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+
+def data_distribution(tables: dict[float, pd.DataFrame], title: str) -> Figure:
+    """The paper's bubbles: one panel an alpha; x client, y label, area = items.
+
+    tables: alpha -> kdlib.partition.table.
+    """
+    figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, sharey=True, layout="constrained")
+    most = max(table["items"].max() for table in tables.values())
+    for axis, (alpha, table) in zip(axes.flat, tables.items(), strict=True):
+        number = table["client"].str.removeprefix("client-").astype(int)
+        axis.scatter(number, table["label"], s=90 * table["items"] / most, color=sns.color_palette("colorblind")[0],
+                     alpha=0.75, linewidth=0)
+        axis.set(title=f"alpha = {alpha:g}", yticks=sorted(set(table["label"])), xlabel="client", ylabel="label")
+        axis.label_outer()
+        axis.grid(alpha=0.3)
+    figure.suptitle(title)
+    sizes = sorted({max(1, round(most * share)) for share in (0.1, 0.4, 1)})
+    handles = [plt.scatter([], [], s=90 * size / most, color="grey", label=f"{size} items") for size in sizes]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(sizes), frameon=False)
+    return figure

@@ -1,0 +1,45 @@
+"""How figures are kept in papers_figures/: the pictures, their table, the records behind them, a row of index.csv."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from filelock import FileLock
+from matplotlib.figure import Figure
+
+from kdlib import archive
+from kdlib.machine import hardware
+from kdlib.results import Run
+
+INDEX = ("figure", "notebook", "command", "runs", "seconds", "hardware")
+
+
+def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: str, runs: Sequence[Run],
+         table: pd.DataFrame | None = None) -> Path:
+    """Write NAME.png and NAME.svg, the table as NAME.csv, the runs' records, and the figure's row of index.csv.
+
+    Returns the PNG's path. The records go to records/KEY.zip, see kdlib.archive.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"svg.hashsalt": "kdlib"}):  # equal figures give equal files
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    if table is not None:
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+    for one in runs:
+        archive.keep(one, folder / "records")
+    seconds = sum(one.result["seconds"] for one in runs)
+    row = dict(zip(INDEX, (f"{name}.png", notebook, command, " ".join(one.key for one in runs), f"{seconds:.0f}",
+                           hardware()), strict=True))
+    with FileLock(folder / ".index.lock"):
+        file = folder / "index.csv"
+        rows = list(csv.DictReader(file.open())) if file.exists() else []
+        rows = sorted([old for old in rows if old["figure"] != row["figure"]] + [row], key=lambda old: old["figure"])
+        with file.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, INDEX, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    return folder / f"{name}.png"

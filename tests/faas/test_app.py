@@ -1,0 +1,230 @@
+"""The function over real HTTP, in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import jwt
+import pytest
+from functions import KEY, ROOT, SECRET, Function, deployed, tiny
+
+from faas import app
+from faas.app import LINE, LONGEST
+from kdlib.errors import KdlibError, Missing, Unreachable
+from kdlib.invoke import Record, Step
+from kdlib.store import Store
+from kdlib.tokens import Forbidden, Unauthorised, token
+
+OTHER = "f" * 16
+SLOW = {"transfer_epochs": 100, "samples": 200}  # a second of private transfer learning, without early stop
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a store of one run, of FedMD."""
+    folder = tmp_path_factory.mktemp("functions")
+    deployed(f"{folder}/store/{{owner}}", tiny("fedmd"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def store(place):
+    return Store(f"{place}/store/{{owner}}/{KEY}")
+
+
+@pytest.fixture(scope="module")
+def client(place):
+    function = Function("client-0000", f"file://{place}/store/{{owner}}", place / "client.log").ready()
+    yield function
+    function.stop()
+
+
+@pytest.fixture(scope="module")
+def aggregator(place):
+    function = Function("aggregator", f"file://{place}/store/{{owner}}", place / "aggregator.log").ready()
+    yield function
+    function.stop()
+
+
+@pytest.fixture(scope="module")
+def slow(place, aggregator):
+    """The key of a second run, whose private transfer learning takes a while."""
+    deployed(f"{place}/store/{{owner}}", tiny("fedmd", seed=1, transfer_patience=100, **SLOW), OTHER)
+    assert aggregator.step("pretrain", 0, "cnn2-128-256", run=OTHER).status_code == 200
+    return OTHER
+
+
+def test_a_step_is_carried_out_once_and_each_call_gets_its_first_record(client, aggregator, store):
+    answers = [aggregator.step("pretrain", 0, "cnn2-128-256"), client.step("transfer", 0)]
+    for answer in answers:
+        assert answer.status_code == 200 and answer.headers["content-type"] == "application/json", answer.text
+    first = client.step("communicate", 1)
+    record = Record.model_validate_json(first.content)
+    assert (record.run, Step(record.step, record.round, record.subject)) == (KEY, Step("communicate", 1, "client-0000"))
+    assert record.backend == "http" and record.bytes_out > 0 and not record.cold
+    before = {name: store.content(name) for name in store.names()}
+    store.delete("client-0000/001/logits")  # as a sweep would; a late repetition must not bring it back
+    assert client.step("communicate", 1).content == first.content
+    assert {name: store.content(name) for name in store.names()} == {
+        name: content for name, content in before.items() if name != "client-0000/001/logits"}
+
+
+def test_a_fused_step_has_a_record_of_its_own(client, aggregator):
+    aggregator.step("pretrain", 0, "cnn2-128-256")
+    record = Record.model_validate_json(client.step("transfer+evaluate>communicate", 0).content)
+    assert [part.step for part in record.parts] == ["transfer", "evaluate", "communicate"]
+
+
+@pytest.mark.parametrize(("change", "status", "said"), [
+    ({"run": "../" + KEY[3:]}, 400, "not a Step: run"),
+    ({"run": None}, 400, "not a Step: run"),
+    ({"round": "1"}, 400, "not a Step: round"),
+    ({"round": True}, 400, "not a Step: round"),
+    ({"round": 1.0}, 400, "not a Step: round"),
+    ({"round": -1}, 400, "not a Step: round"),
+    ({"round": 10**30}, 400, "not a Step: round"),
+    ({"step": "communicate/../x"}, 400, "not a Step: step"),
+    ({"step": "communicate\n"}, 400, "not a Step: step"),
+    ({"step": "a+" * 9 + "a"}, 400, "not a Step: step"),
+    ({"subject": "../client-0001"}, 400, "not a Step: subject"),
+    ({"subject": ["client-0000"]}, 400, "not a Step: subject"),
+    ({"attempt": 2}, 400, "not a Step: unknown setting 'attempt'"),
+    ({"subject": "client-0001"}, 403, "this is the function of client-0000"),
+    ({"subject": "server"}, 403, "this is the function of client-0000"),
+    ({"subject": "client-00000"}, 403, "this is the function of client-0000"),
+    ({"run": OTHER[:-1] + "0"}, 403, "the token is for another run"),
+    ({"step": "aggregate"}, 422, "has no aggregate of client-0000 in round 1"),
+    ({"step": "communicate", "round": 3}, 422, "has no communicate of client-0000 in round 3"),
+    ({"step": "transfer"}, 422, "has no transfer of client-0000 in round 1"),
+    ({"step": "revisit", "round": 2}, 422, "client-0000/002/digested is not in file://"),
+])
+def test_what_is_wrong_is_said(change, status, said, client):
+    body = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"} | change
+    bearer = token(SECRET, "client-0000", KEY)
+    answer = client.client.post("/", json=body, headers={"Authorization": f"Bearer {bearer}"})
+    assert answer.status_code == status and said in answer.json()["error"] and "\n" not in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("header", "status"), [
+    ({}, 401), ({"Authorization": ""}, 401), ({"Authorization": "Basic eDp5"}, 401),
+    ({"Authorization": "Bearer"}, 401), ({"Authorization": "Bearer a.b.c"}, 401),
+    ({"Authorization": "Bearer " + "x" * 9000}, 401),
+    ({"Authorization": f"Bearer {token('another secret of 32 characters!', 'client-0000', KEY)}"}, 401),
+    ({"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY, seconds=-120)}"}, 401),
+    ({"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY, seconds=86400)}"}, 401),
+    ({"Authorization": f"Bearer {jwt.encode({'aud': 'client-0000', 'sub': KEY}, None, 'none')}"}, 401),
+    ({"Authorization": f"Bearer {token(SECRET, 'client-0001', KEY)}"}, 403),
+    ({"Authorization": f"Bearer {token(SECRET, 'client-0000', OTHER)}"}, 403),
+])
+def test_only_its_own_token_opens_it(header, status, client):
+    body = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}
+    answer = client.client.post("/", json=body, headers=header)
+    assert answer.status_code == status and answer.json()["error"]
+    assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
+
+
+def test_other_doors_are_shut(client):
+    bearer = {"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY)}"}
+    assert client.client.get("/").status_code == 405 and client.client.get("/").headers["allow"] == "POST"
+    for path in ("/docs", "/health", "/health/liveness/", "/run"):
+        answer = client.client.post(path, headers=bearer)
+        assert answer.status_code == 404 and answer.json() == {"error": "Not Found"}
+    for path in ("/health/liveness", "/health/readiness"):
+        assert client.client.get(path).text == "well\n"
+    assert client.client.post("/", headers=bearer, content=b"[" * LONGEST).status_code == 400
+    assert client.client.post("/", headers=bearer, content=b" " * (LONGEST + 1)).status_code == 413
+    assert client.client.post("/", headers=bearer, content=iter([b" " * LONGEST] * 99)).status_code == 413
+
+
+def test_a_line_too_long_is_told_to_come_again_and_the_rest_get_one_record(client, slow):
+    with ThreadPoolExecutor(LINE + 4) as threads:
+        running = [threads.submit(client.step, "transfer", 0, run=slow) for _ in range(LINE + 4)]
+        while client.client.get("/health/liveness").status_code != 200:
+            pytest.fail("health waits for a Step")
+        answers = [future.result() for future in running]
+    busy = [answer for answer in answers if answer.status_code == 503]
+    done = {answer.content for answer in answers if answer.status_code == 200}
+    assert len(busy) == 4 and all(answer.headers["retry-after"] == "1" for answer in busy)
+    assert len(done) == 1 and json.loads(*done)["seconds"] > 0.2
+
+
+def test_a_waiting_call_whose_caller_left_is_not_carried_out(client, slow, place):
+    store = Store(f"{place}/store/{{owner}}/{slow}")
+    for name in [name for name in store.names() if name.startswith("client-0000/records")]:
+        store.delete(name)
+    with ThreadPoolExecutor(1) as threads:
+        before = client.begun("transfer")
+        running = threads.submit(client.step, "transfer", 0, run=slow)
+        client.await_step("transfer", before + 1)
+        with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=client.url, trust_env=False, timeout=0.2) as hasty:
+            hasty.post("/", headers={"Authorization": f"Bearer {token(SECRET, 'client-0000', slow)}"},
+                       json={"run": slow, "round": 0, "step": "evaluate", "subject": "client-0000"})
+        assert running.result().status_code == 200
+    assert client.step("communicate", 1, run=slow).status_code == 200  # after it in the line
+    assert not store.exists("client-0000/records/000-client-0000-evaluate")
+    assert 499 in [line["status"] for line in client.lines() if "status" in line]
+
+
+def test_it_logs_json_with_the_request_and_no_secret(client):
+    bearer = token(SECRET, "client-0000", KEY)
+    body = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}
+    headers = {"Authorization": f"Bearer {bearer}", "X-Request-Id": "asked-7"}
+    assert client.client.post("/", json=body, headers=headers).headers["x-request-id"] == "asked-7"
+    client.client.post("/", json=body, headers={"X-Request-Id": 'x"{'})
+    last, refused = client.lines()[-2:]
+    assert body.items() <= last.items() and (last["request"], last["status"], last["level"]) == ("asked-7", 200, "info")
+    assert refused["status"] == 401 and refused["reason"] and len(refused["request"]) == 32
+    text = client.log.read_text()
+    assert SECRET not in text and bearer not in text and "Traceback" not in text
+
+
+def test_sigterm_lets_the_step_in_hand_end_well(place, slow, tmp_path):
+    store = Store(f"{place}/store/{{owner}}/{slow}")
+    for name in [name for name in store.names() if name.startswith("client-0000/records")]:
+        store.delete(name)
+    function = Function("client-0000", f"file://{place}/store/{{owner}}", tmp_path / "log").ready()
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(function.step, "transfer", 0, run=slow)
+        function.await_step("transfer")
+        function.process.send_signal(signal.SIGTERM)
+        answer = running.result()
+    assert answer.status_code == 200 and store.exists("client-0000/records/000-client-0000-transfer")
+    assert function.process.wait(120) == 0
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("KDLIB_SUBJECT", "client-1", "KDLIB_SUBJECT is 'client-1'; allowed: aggregator, or client- and four digits"),
+    ("KDLIB_STORE", "/store", "KDLIB_STORE is '/store'; allowed: a URL with {owner} in it"),
+    ("KDLIB_SECRETS", "short", "KDLIB_SECRETS holds what cannot be used"),
+    ("KDLIB_SECRETS", "", "KDLIB_SECRETS holds no secret"),
+    ("PORT", "0", "PORT is '0'; allowed: 1 to 65535"),
+])
+def test_a_wrong_environment_is_one_line(name, value, said, tmp_path):
+    function = Function("client-0000", "/store/{owner}", tmp_path / "log", **{name: value})
+    assert function.process.wait(120) == 2
+    (line,) = function.log.read_text().splitlines()
+    assert line.startswith(f"faas: {said}")
+
+
+def test_a_cold_start_loads_only_what_a_step_needs():
+    code = ("from faas.lean import hide; hide(); import faas.app, sys\n"
+            "print(sorted({'ray', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn', 'lightning', 'torchmetrics',"
+            "'s3fs', 'filelock', 'typer'} & {name for name, module in sys.modules.items() if module}))\n"
+            "import kdlib.training; print('lightning' in sys.modules, sys.modules['matplotlib'], sys.modules['scipy'])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "True None None"], done.stderr
+
+
+@pytest.mark.parametrize(("error", "status"), [
+    (Unauthorised("no"), 401), (Forbidden("no"), 403), (Unreachable("away"), 503), (Missing("gone"), 422),
+    (KdlibError("bad"), 422), (MemoryError(), 507), (OSError("disk full"), 500), (ZeroDivisionError("x\ny"), 500),
+    (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), 507), (RuntimeError("shape"), 500),
+])
+def test_every_error_has_its_status_and_one_line(error, status):
+    refusal = app._refusal(error)
+    assert refusal.status == status and "\n" not in str(refusal) and len(str(refusal)) < 600

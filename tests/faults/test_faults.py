@@ -1,0 +1,84 @@
+"""Faults, counted and repeatable by seed: every run ends, and ends with the bytes of the undisturbed one.
+
+KDLIB_FAULTS says how many (200), KDLIB_FAULT_SEED which.
+"""
+
+import os
+import random
+from collections import Counter
+
+import pytest
+from arena import ARCHITECTURES, KILLED, KINDS, Arena, Fault, reads
+from functions import tiny
+
+from faas.instance import Anybody
+from kdlib.perform import STRATEGIES
+
+COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
+SEED = int(os.environ.get("KDLIB_FAULT_SEED", "0"))
+A_RUN = 5  # faults of a run at most
+EXPERIMENTS = {strategy: tiny(strategy, clients=3, architectures=ARCHITECTURES,
+                              **({"clients_per_round": 3} if strategy == "feddf" else {}))
+               for strategy in ("fedmd", "feddf")}
+CLIENTS = EXPERIMENTS["fedmd"].client_names
+
+
+@pytest.fixture(scope="module", params=["folder", "s3"])
+def arena(request, tmp_path_factory):
+    server = request.getfixturevalue("s3_server") if request.param == "s3" else None
+    arena = Arena(tmp_path_factory.mktemp(f"faults-{request.param}"), CLIENTS, server)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (server.admin if server else {}).items():
+            patch.setenv(name, value)
+        yield arena
+    arena.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arena):
+    """strategy -> the final bytes of a run in one process."""
+    found = {}
+    for strategy, experiment in EXPERIMENTS.items():
+        the_run = arena.run(experiment, inline=True)
+        found[strategy] = the_run.result["final_bytes"]
+        arena.clear(the_run)
+    return found
+
+
+def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed):
+    for number, (strategy, faults) in enumerate(plans(COUNT // 2, f"{SEED}/{'s3' if arena.s3 else 'folder'}")):
+        the_run = arena.run(EXPERIMENTS[strategy], faults)
+        context = f"seed {SEED}, run {number}, {strategy}: {faults}"
+        assert the_run.result["final_bytes"] == undisturbed[strategy], context
+        assert arena.wrong == [] and arena.plan == {}, context
+        arena.clear(the_run)
+    assert arena.struck.total() >= COUNT // 2
+    print(f"\n{arena.struck.total()} faults over {arena.place}: {dict(arena.struck)}")
+
+
+def plans(count: int, seed: str):
+    """(strategy, its faults) of one run after the other, until there are so many; each kind about equally often."""
+    rng = random.Random(seed)
+    deck = [KINDS[index % len(KINDS)] for index in range(count)]
+    rng.shuffle(deck)
+    while deck:
+        strategy = rng.choice(sorted(EXPERIMENTS))
+        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy], Anybody(EXPERIMENTS[strategy])))
+        faults = []
+        for kind in [deck.pop() for _ in range(min(A_RUN, len(deck)))]:
+            stage = rng.choice([stage for stage in stages if _can(kind, stage)])
+            stages.remove(stage)  # one fault a stage: else one might hide another
+            faults.append(Fault(kind, rng.choice(stage.steps)))
+        yield strategy, faults
+
+
+def _can(kind, stage):
+    if kind == "object truncated":
+        return reads(stage.steps[0]) is not None
+    return stage.name != "evaluate" or kind not in KILLED or KILLED[kind] == "recorded"  # which writes nothing else
+
+
+def test_the_plan_is_that_of_the_seed():
+    assert list(plans(40, "0")) == list(plans(40, "0")) != list(plans(40, "1"))
+    kinds = Counter(fault.kind for _, faults in plans(110, "0") for fault in faults)
+    assert set(kinds.values()) == {10} and set(kinds) == set(KINDS)

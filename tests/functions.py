@@ -1,0 +1,90 @@
+"""Functions in processes of their own, as the tests start and call them."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+from kdlib import data, run
+from kdlib.experiment import make_experiment
+from kdlib.store import Store
+from kdlib.tokens import token
+
+ROOT = Path(__file__).parents[1]
+SECRET = "0123456789abcdef" * 4
+KEY = "0123456789abcdef"
+TINY = {"architectures": ("cnn2-128-256", "cnn3-64-128-256"), "clients": 2, "rounds": 2, "samples": 20,
+        "test_items": 20, "width": 0.03125}
+TINY_FEDMD = TINY | {"public_items": 40, "alignment_items": 20, "pretrain_epochs": 1, "transfer_epochs": 1,
+                     "revisit_epochs": 1}
+TINY_FEDDF = TINY | {"clients_per_round": 2, "local_epochs": 1, "public_items": 40, "alignment_items": 20,
+                     "validation_items": 20, "distil_batches": 2, "score_every": 1}
+
+
+def tiny(strategy, seed=0, **settings):
+    """An Experiment of milliseconds a Step."""
+    base = {"fedmd": TINY_FEDMD, "feddf": TINY_FEDDF}[strategy]
+    return make_experiment("digits", strategy, 1.0, seed, "smoke", **base | settings)
+
+
+def deployed(url, experiment, key=KEY):
+    """The store at `url` (with {owner}, without the key), with the experiment's data laid down in it."""
+    store = Store(f"{url}/{key}")
+    run.deploy(experiment, data.prepare(experiment), store)
+    return store
+
+
+class Function:
+    """`python -m faas.serve` on loopback; left by `stop`."""
+
+    def __init__(self, subject, store, log, command=(sys.executable, "-m", "faas.serve"), **environment):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.subject, self.log, self.url = subject, log, f"http://127.0.0.1:{self.port}"
+        own = {"KDLIB_SUBJECT": subject, "KDLIB_STORE": store, "KDLIB_SECRETS": SECRET, "PORT": str(self.port),
+               "HOST": "127.0.0.1", "LISTEN_ADDRESS": f"127.0.0.1:{self.port}", "PYTHONPATH": str(ROOT)}
+        with log.open("w") as output:
+            self.process = subprocess.Popen(command, env=os.environ | own | environment, cwd=ROOT, stderr=output)
+        self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=300)
+
+    def ready(self, seconds=120.0):
+        """Wait until it answers."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                if self.client.get("/health/readiness").status_code == 200:
+                    return self
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise RuntimeError(f"the function did not start: {self.log.read_text()[-2000:]}")
+
+    def step(self, name, round, subject=None, run=KEY, bearer=None, **more):
+        """POST a Step; the answer."""
+        bearer = token(SECRET, self.subject, run) if bearer is None else bearer
+        return self.client.post("/", headers={"Authorization": f"Bearer {bearer}"},
+                                json={"run": run, "round": round, "step": name, "subject": subject or self.subject}
+                                | more)
+
+    def lines(self):
+        """Its log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def begun(self, name):
+        """How often it has begun the Step."""
+        return sum(line["message"] == "begun" and line["step"] == name for line in self.lines())
+
+    def await_step(self, name, times=1):
+        """Wait until it has begun the Step so many times."""
+        while self.begun(name) < times:
+            time.sleep(0.01)
+
+    def stop(self):
+        """End it; its exit status."""
+        self.client.close()
+        self.process.terminate()
+        return self.process.wait(120)

@@ -1,0 +1,81 @@
+"""CLAIMS.md says what the records say: numbers by hand, verdicts by their rule, a warning where things are unlike."""
+
+import numpy as np
+import pytest
+
+from kdlib import claims
+from kdlib.cost import built_in, load_prices, total
+from kdlib.errors import KdlibError
+from kdlib.experiment import make_experiment
+from kdlib.results import Run, accuracy_by_architecture
+
+
+@pytest.fixture(scope="module")
+def runs(smoke):
+    """FedMD and FedDF of two seeds."""
+    return [smoke(strategy, alpha=0.1, seed=seed) for seed in (0, 1) for strategy in ("fedmd", "feddf")]
+
+
+@pytest.fixture(scope="module")
+def rows(runs, tmp_path_factory):
+    prices = [load_prices(name) for name in built_in()]
+    return claims.findings(runs, prices, tmp_path_factory.mktemp("none"), "make it")
+
+
+def test_every_claim_has_its_rows(rows):
+    assert [row.claim for row in rows] == ["C1", "C2", *["C3"] * len(built_in()), "C4", "C5"]
+    assert all(row.command and row.verdict for row in rows)
+
+
+def test_c1_is_the_mean_over_seeds_of_the_final_accuracy(runs, rows):
+    def final(strategy):
+        return np.mean([accuracy_by_architecture(one).query("round == 3")["accuracy"].mean()
+                        for one in runs if one.experiment.strategy == strategy])
+
+    assert f"FedMD {final('fedmd'):.3f}" in rows[0].ours and f"FedDF {final('feddf'):.3f}" in rows[0].ours
+    assert f"gap at 0.1: {final('feddf') - final('fedmd'):+.3f}" in rows[0].ours and "(2 seeds)" in rows[0].ours
+
+
+@pytest.mark.parametrize(("fedmd", "feddf", "verdict"), [
+    ((0.3, 0.31, 0.29), (0.6, 0.62, 0.58), "holds"), ((0.6, 0.62, 0.58), (0.3, 0.31, 0.29), "does not hold"),
+    ((0.3, 0.6, 0.5), (0.6, 0.3, 0.55), "undecided"), ((0.3,), (0.6,), "undecided: one seed"),
+])
+def test_c1_is_decided_by_the_interval_of_the_paired_gaps(fedmd, feddf, verdict, runs, monkeypatch):
+    by_strategy = {one.experiment.strategy: one for one in runs[:2]}
+
+    class Ended(Run):
+        @property
+        def result(self):
+            return {"accuracy": dict(zip(("fedmd", "feddf"), (fedmd, feddf), strict=True))[
+                self.experiment.strategy][self.experiment.seed]}
+
+    def ended(strategy, seed):
+        one = by_strategy[strategy]
+        return Ended(one.folder, one.experiment.model_copy(update={"seed": seed}))
+
+    pairs = {(0.1, seed): (ended("fedmd", seed), ended("feddf", seed)) for seed in range(len(fedmd))}
+    assert claims._robust(pairs)[1] == verdict
+
+
+def test_c3_is_what_the_records_cost(runs, rows):
+    prices = load_prices(built_in()[0])
+    shares = sorted(float(total(feddf.records(), prices) / total(fedmd.records(), prices))
+                    for fedmd, feddf in (runs[:2], runs[2:]))
+    assert f"({shares[0]:.2f} to {shares[-1]:.2f})" in rows[2].ours
+
+
+def test_what_differs_names_the_papers_value():
+    said = claims.differs([make_experiment("digits", "feddf", 0.1, profile="laptop")])
+    assert "clients 12 (100)" in said and "width 0.125 (1)" in said and "samples 500 (all)" in said
+    assert claims.differs([make_experiment("digits", "feddf", 0.1, profile="paper")]) == "nothing"
+
+
+def test_the_page_carries_the_warning_and_every_row(rows, tmp_path):
+    text = claims.write(rows, tmp_path).read_text()
+    assert claims.UNLIKE in text and text.count("\n| C") == len(rows)
+    assert "82.7 %" in text and "`kdlib bench distil`" in text and "not measured" in text
+
+
+def test_runs_without_a_partner_are_no_claim(runs, tmp_path):
+    with pytest.raises(KdlibError, match="fedmd and feddf with the same alpha and seed"):
+        claims.findings([runs[0], runs[3]], [], tmp_path, "make it")
