@@ -55,9 +55,10 @@ def test_refusals_are_those_of_the_app(path, bearer, body, status, client):
 
 def test_sigterm_lets_the_step_in_hand_end_well(client, place):
     store = Store(f"{place}/store/{{owner}}/{KEY}")
+    before = client.begun("train")
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(client.step, "train", 1)
-        client.await_step("train")
+        client.await_step("train", before + 1)
         client.process.send_signal(signal.SIGTERM)
         record = Record.model_validate_json(running.result().content)
     assert record.step == "train" and store.exists("client-0000/001/weights")

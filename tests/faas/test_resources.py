@@ -55,7 +55,8 @@ def test_more_work_never_gets_less(strategy, profile):
     found = [client_allotment(experiment, name, VALUES.client) for name in by_work]
     assert [one.cpu for one in found] == sorted(one.cpu for one in found) and found[0].cpu < found[-1].cpu
     assert [one.most_cpu for one in found] == sorted(one.most_cpu for one in found)
-    assert min(one.memory for one in found) < max(one.memory for one in found)
+    if profile != "smoke":  # whose networks are all so small that the libraries are what counts
+        assert min(one.memory for one in found) < max(one.memory for one in found)
     assert all(one.cpu <= one.most_cpu and one.memory == one.most_memory for one in found)
 
 
@@ -71,7 +72,7 @@ def test_every_built_in_task_has_sizes_within_the_papers(task):
 
 def test_the_measured_peak_fits_and_is_at_least_half_of_what_is_given(tmp_path, monkeypatch):
     """Peaks of real processes: of a client of the largest network, and of an aggregator that pre-trains it."""
-    monkeypatch.setattr("kdlib.drive.sweep", lambda store, before: None)
+    monkeypatch.setattr("kdlib.drive.sweep", lambda *_: None)
     experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=1, rounds=1, width=0.125, test_items=40,
                                  architectures=ZOO[1:2], public_items=300, pretrain_epochs=1, transfer_epochs=1)
     folder = run(experiment, tmp_path, progress=False).folder
