@@ -152,4 +152,4 @@ def _rounded_up(cores: float, step: float) -> float:
 
 
 def _mebibytes(need: float) -> int:
-    return 64 * math.ceil(need / MIB / 64)
+    return 32 * math.ceil(need / MIB / 32)
