@@ -59,12 +59,13 @@ def collect(folder: Path) -> None:
 
 
 def _run(*command) -> str:
-    """What the command prints. Raises KdlibError with the last line of its complaint where it fails."""
+    """What the command prints. Raises KdlibError with the first line of its complaint where it fails."""
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     except FileNotFoundError as error:
         raise KdlibError(f"{command[0]} is not here; allowed: install Docker") from error
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise KdlibError(f"{command[0]} {command[1]} failed: {said}")
+        said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        errors = [line for line in said if "error" in line.lower()] or said[-1:] or ["it said nothing"]
+        raise KdlibError(f"{command[0]} {command[1]} failed: {errors[0].strip()[:500]}")
     return done.stdout
