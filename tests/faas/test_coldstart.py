@@ -41,9 +41,9 @@ def test_it_is_kept_read_and_drawn(found, tmp_path):
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == [
         f"{step}\n{how}" for how in ("process", "container") for step in ("communicate", "train")]
-    for row, bar in table.iterrows():  # the parts of a bar end where the answer came
+    for row, bar in table.iterrows():  # the parts of a bar, medians of several starts, end about where the answer came
         ends = [patch.get_x() + patch.get_width() for patch in axis.patches if abs(patch.get_y() + 0.4 - row) < 0.01]
-        assert max(ends) == pytest.approx(bar["answered"], rel=0.01)
+        assert max(ends) == pytest.approx(bar["answered"], rel=0.1)
 
 
 @pytest.mark.parametrize("text", [None, "text", "{}"])

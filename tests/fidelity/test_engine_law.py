@@ -99,7 +99,7 @@ def accuracy():
                                      architectures=["cnn3-64-128-256"])
         drawn = data.prepare(experiment)
         order = experiment.rng(0, "server", "half").permutation(len(drawn.private.y))[:640]
-        x, y = (torch.from_numpy(array[order]) for array in drawn.private)
+        x, y = torch.from_numpy(drawn.private.x[order]), torch.from_numpy(drawn.private.y[order])
         held = torch.from_numpy(drawn.test.x)
         torch.manual_seed(seed)
         written = plain.model(experiment, experiment.architectures[0])
