@@ -31,9 +31,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(place):
-    function = serve("client-0000", place, place / "log").ready()
-    yield function
-    function.stop()
+    with serve("client-0000", place, place / "log") as function:
+        yield function
 
 
 def test_health_is_func_pythons_with_our_words(client):

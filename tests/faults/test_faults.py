@@ -8,10 +8,13 @@ import random
 from collections import Counter
 
 import pytest
-from arena import ARCHITECTURES, KILLED, KINDS, Arena, Fault, reads
+import torch
+from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
 from functions import tiny
 
 from faas.instance import Anybody
+from kdlib.client import mean
+from kdlib.invoke import Step
 from kdlib.perform import STRATEGIES
 
 COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
@@ -54,6 +57,20 @@ def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed
         arena.clear(the_run)
     assert arena.struck.total() >= COUNT // 2
     print(f"\n{arena.struck.total()} faults over {arena.place}: {dict(arena.struck)}")
+
+
+@pytest.mark.parametrize(("strategy", "step", "agreed"), [
+    ("fedmd", "communicate", "consensus"), ("feddf", "train", "teacher")])
+def test_a_client_past_the_deadline_is_left_out_and_the_run_ends(arena, strategy, step, agreed):
+    late, *others = EXPERIMENTS[strategy].client_names
+    last = EXPERIMENTS[strategy].rounds
+    the_run = arena.run(EXPERIMENTS[strategy], [Fault(LEFT_OUT, Step(step, last, late))], patience=(DEADLINE, 0.5))
+    store = the_run.store
+    assert store.get_json(f"public/cohort/{last:03}")[step] == others
+    assert Step(step, last, late) not in {done for record in the_run.records() for done in record.done}
+    logits = [store.get(f"{client}/{last:03}/logits")["logits"] for client in others]
+    assert torch.equal(store.get(f"public/{last:03}/{agreed}")["logits"], mean(logits))
+    arena.clear(the_run)
 
 
 def plans(count: int, seed: str):
