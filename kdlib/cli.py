@@ -7,8 +7,21 @@ from typing import Annotated
 
 import typer
 
-from kdlib import experiment as experiments
 from kdlib.errors import KdlibError
+from kdlib.experiment import ZOOS, Experiment, make_experiment
+from kdlib.options import (
+    Address,
+    Alpha,
+    Fused,
+    InvokerName,
+    Profile,
+    Runs,
+    Seed,
+    Task,
+    Workers,
+    makes_experiment,
+    numbers,
+)
 from kdlib.task import built_in, load_task, task_file
 
 app = typer.Typer(
@@ -21,32 +34,10 @@ app.add_typer(data_app, name="data")
 
 INTERRUPTED = 130
 
-Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; cifar:fedmd "
-                                        "has FedMD's data, for a baseline beside it.")]
-Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
-                                            "shared per architecture, no teacher).")]
-Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1, the default, far "
-                                                  "from it; none where clients are roles.")]
-Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
-Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
-Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
-                                        "example clients=12; may be given several times.")]
-Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
-InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), ray "
-                                                            "(side by side, here or on a cluster), http (functions).")]
-Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with Ray here; default: what the cores "
-                                                         "allow.")]
-
-
 @app.command()
+@makes_experiment(profile="laptop")
 def run(
-    strategy: Strategy,
-    task: Task = "digits",
-    alpha: Alpha = None,
-    profile: Profile = "laptop",
-    seed: Seed = 0,
-    set_: Set = [],  # noqa: B006  typer copies it
+    experiment: Experiment,
     runs: Runs = Path("runs"),
     invoker: InvokerName = "inline",
     address: Address = None,
@@ -60,8 +51,7 @@ def run(
                                                                  "its clients; the late ones are left out.")] = None,
     least_share: Annotated[float, typer.Option(min=0, max=1, help="Of a stage's clients; with fewer in time the round "
                                                                   "fails.")] = 0.8,
-    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations; the same "
-                                                        "bytes.")] = False,
+    fused: Fused = False,
     again: Annotated[bool, typer.Option("--again", help="Repeat a complete run in an empty store and compare the final "
                                                         "bytes.")] = False,
 ):
@@ -71,8 +61,6 @@ def run(
     line of stdout is one JSON object: key, folder, accuracy (final mean over architectures, 0-1), per_architecture,
     rounds, seconds.
     """
-    experiment = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
-
     from kdlib import run as driver  # only now: a mistake is told before torch is loaded
     from kdlib.drive import Patience
     from kdlib.invokers import make_invoker
@@ -90,7 +78,7 @@ def replay(
     invoker: InvokerName = "inline",
     address: Address = None,
     workers: Workers = None,
-    fused: Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations.")] = False,
+    fused: Fused = False,
 ):
     """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
     from kdlib import run as driver
@@ -104,37 +92,25 @@ def replay(
 
 
 @app.command()
-def experiment(
-    strategy: Strategy,
-    task: Task = "digits",
-    alpha: Alpha = None,
-    profile: Profile = "laptop",
-    seed: Seed = 0,
-    set_: Set = [],  # noqa: B006  typer copies it
-):
+@makes_experiment(profile="laptop")
+def experiment(experiment: Experiment):
     """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
-    typer.echo(experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_)).model_dump_json())
+    typer.echo(experiment.model_dump_json())
 
 
 @app.command()
+@makes_experiment(profile="paper")
 def estimate(
-    strategy: Strategy,
-    task: Task = "digits",
-    alpha: Alpha = None,
-    profile: Profile = "paper",
-    seed: Seed = 0,
-    set_: Set = [],  # noqa: B006  typer copies it
+    experiment: Experiment,
     cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
     prices: Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")] = "gcf",
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
 ):
     """How long a run would take here, how many bytes and what cost: one Step of each kind is made and scaled up."""
-    wanted = experiments.make_experiment(task, strategy, alpha, seed, profile, **settings(set_))
-
     from kdlib import estimate as forecast
     from kdlib.cost import load_prices
 
-    found = forecast.estimate(wanted, load_prices(prices), cores)
+    found = forecast.estimate(experiment, load_prices(prices), cores)
     typer.echo(found.model_dump_json() if json_ else found.text())
 
 
@@ -180,8 +156,8 @@ def partition(
     from kdlib import partition as law
 
     chosen = load_task(task, "alone")
-    experiment = experiments.make_experiment(chosen, "alone", alpha, seed, "paper", clients=clients,
-                                             architectures=experiments.ZOOS[chosen.models][:1])
+    experiment = make_experiment(chosen, "alone", alpha, seed, "paper", clients=clients,
+                                 architectures=ZOOS[chosen.models][:1])
     drawn = data.prepare(experiment)
     parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
     table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)
@@ -285,31 +261,6 @@ def tell(the_run, same: bool | None) -> None:
         raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
     result = the_run.result | ({"repeated": "same final bytes"} if same else {})
     typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))
-
-
-def settings(pairs: list[str]) -> dict:
-    """NAME=VALUE pairs; a value is JSON, or else the text itself. Raises KdlibError for anything else."""
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise KdlibError(f"--set {pair}: allowed: NAME=VALUE, for example --set clients=12")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
-    return found
-
-
-def numbers(name: str, text: str, kind: type) -> list:
-    """The numbers in `text`. Raises KdlibError where one is none."""
-    try:
-        found = [kind(word) for word in text.split()]
-    except ValueError as error:
-        raise KdlibError(f"--{name} {text!r}: allowed: numbers separated by blanks") from error
-    if not found:
-        raise KdlibError(f"--{name} is empty; allowed: at least one number")
-    return found
 
 
 def main(commands: typer.Typer = app, program: str = "kdlib") -> None:
