@@ -28,8 +28,8 @@ from starlette.routing import Route
 from faas.identity import Identity
 from faas.instance import Instance
 from kdlib.errors import KdlibError, Unreachable
+from kdlib.files import one_line
 from kdlib.invoke import Step
-from kdlib.task import one_line
 from kdlib.tokens import Forbidden, Unauthorised
 
 LONGEST = 4096  # bytes of a body; a Step has about 100

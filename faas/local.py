@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment, from_json
-from kdlib.task import one_line
+from kdlib.files import one_line
 
 PATIENCE = 60.0  # seconds for functions to end, before they are killed
 

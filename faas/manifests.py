@@ -15,7 +15,7 @@ from faas.resources import Allotment, aggregator_allotment, client_allotment, wo
 from faas.values import S3Store, Values
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
-from kdlib.task import one_line
+from kdlib.files import one_line
 from kdlib.tokens import AGGREGATOR, secrets
 
 STORE = "/store"  # in a function, whose folders are mounted below it

@@ -16,7 +16,7 @@ from faas.fields import Fields
 from faas.knative import Service
 from faas.kubernetes import Claim, Namespace, PersistentVolume, RayCluster, Secret
 from kdlib.errors import KdlibError
-from kdlib.task import one_line
+from kdlib.files import one_line
 
 KINDS: dict[tuple[str, str], type[Fields]] = {
     (kind.model_fields["api_version"].default, kind.model_fields["kind"].default): kind

@@ -1,17 +1,15 @@
 """The settings of a deployment, from values.toml and the user's own file."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from faas.annotations import AUTOSCALING, ON_REVISIONS
 from faas.fields import Image, Label, Size, Subdomain, Version, matching
 from faas.fields import Path as Folder
 from faas.knative import LONGEST
-from kdlib.errors import KdlibError
-from kdlib.task import one_line
+from kdlib import files
 
 DEFAULTS = Path(__file__).with_name("values.toml")
 
@@ -115,20 +113,12 @@ class Values(Settings):
 
 def load_values(path: str | Path | None = None) -> Values:
     """The defaults, with what the file at `path` says instead. Raises KdlibError where it says what cannot be."""
-    settings = _read(DEFAULTS)
-    for name, value in (_read(Path(path)) if path else {}).items():
-        merges = isinstance(value, dict) and isinstance(settings.get(name), dict) and name != "store"
-        settings[name] = settings[name] | value if merges else value
-    try:
+
+    def with_defaults(said: dict) -> Values:
+        settings = files.read(DEFAULTS, "values file", dict)
+        for name, value in said.items():
+            merges = isinstance(value, dict) and isinstance(settings.get(name), dict) and name != "store"
+            settings[name] = settings[name] | value if merges else value
         return Values(**settings)
-    except (ValidationError, TypeError) as error:
-        raise KdlibError(f"{path or DEFAULTS}: {one_line(error)}") from error
 
-
-def _read(path: Path) -> dict:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise KdlibError(f"cannot read the values file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdlibError(f"{path} is not a TOML file: {error}") from error
+    return files.read(Path(path), "values file", with_defaults) if path else with_defaults({})

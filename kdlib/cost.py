@@ -6,7 +6,6 @@ Money is exact: prices are read as decimals, seconds as they stand in the Record
 """
 
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from datetime import date
 from decimal import Decimal
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kdlib.errors import KdlibError
+from kdlib import files
 from kdlib.invoke import Record
 from kdlib.results import Run
-from kdlib.task import one_line
 
 BUILT_IN = Path(__file__).parent / "prices"
 SECONDS = {"second": 1, "hour": 3600}
@@ -113,7 +111,7 @@ class Prices(BaseModel):
 
 def built_in() -> list[str]:
     """Names of the price tables that come with kdlib."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+    return files.built_in(BUILT_IN)
 
 
 def load_prices(name: str | Path) -> Prices:
@@ -121,18 +119,7 @@ def load_prices(name: str | Path) -> Prices:
 
     Raises KdlibError where there is none, or where its file says something that Prices cannot be.
     """
-    name = str(name)
-    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
-    if not (name.endswith(".toml") or name in built_in()):
-        raise KdlibError(f"unknown prices '{name}'; allowed: {', '.join(built_in())}, or the path of a .toml file")
-    try:
-        return Prices(**tomllib.loads(path.read_text(encoding="utf-8"), parse_float=Decimal))
-    except OSError as error:
-        raise KdlibError(f"cannot read the price table {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdlibError(f"{path} is not a TOML file: {error}") from error
-    except (ValidationError, TypeError) as error:
-        raise KdlibError(f"price table {path}: {one_line(error)}") from error
+    return files.read(files.find(str(name), BUILT_IN, "prices"), "price table", lambda said: Prices(**said), Decimal)
 
 
 def kind(step: str, subject: str) -> str:

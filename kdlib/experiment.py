@@ -10,10 +10,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from kdlib.errors import KdlibError
+from kdlib.files import one_line
 from kdlib.machine import has_bf16
 from kdlib.profiles import PROFILES, TEXT_PROFILES, ZOO, ZOOS
 from kdlib.stragglers import Fail, Slow
-from kdlib.task import Task, TextTask, load_settings, load_task, one_line
+from kdlib.task import Task, TextTask, load_settings, load_task
 
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item

@@ -2,7 +2,6 @@
 
 import functools
 import time
-import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Annotated
@@ -13,9 +12,10 @@ import pooch
 from pydantic import Field, TypeAdapter
 from tqdm.auto import tqdm
 
+from kdlib import files
 from kdlib.errors import KdlibError
 from kdlib.layouts import LARGEST, Idx, Plays, TarRecords, Text, Unhashed, ZipIdx
-from kdlib.task import Name, one_line
+from kdlib.task import Name
 
 BUILT_IN_REGISTRY = Path(__file__).parent / "sources.toml"
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try of a transfer
@@ -65,12 +65,7 @@ def fetch(name: str, folder: Path, registry: Path = BUILT_IN_REGISTRY, progress:
 
 
 def _load(registry: Path) -> dict[str, Source]:
-    try:
-        return REGISTRY.validate_python(tomllib.loads(registry.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise KdlibError(f"cannot read the data registry {registry}: {error.strerror}") from error
-    except ValueError as error:  # of TOML, of UTF-8, or of pydantic
-        raise KdlibError(f"data registry {registry}: {one_line(error)}") from error
+    return files.read(registry, "data registry", REGISTRY.validate_python)
 
 
 def _retrieve(archive: Unhashed, downloads: Path, progress: bool) -> Path:

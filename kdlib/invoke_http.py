@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
+from kdlib.files import one_line
 from kdlib.invoke import Record, Step
 from kdlib.store import Store
-from kdlib.task import one_line
 from kdlib.tokens import AGGREGATOR, secrets, token
 
 # Seconds that a caller waits for one Step, the time in the function's line among them; Knative allows 600 at most.

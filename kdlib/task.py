@@ -1,11 +1,11 @@
 """A task is data, not code: which classes of which data set are private, and which are public."""
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from kdlib import files
 from kdlib.errors import KdlibError
 from kdlib.vocabulary import OUTPUTS
 
@@ -168,7 +168,7 @@ class TaskFile(BaseModel):
 
 def built_in() -> list[str]:
     """Names of the tasks that come with kdlib."""
-    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+    return files.built_in(BUILT_IN)
 
 
 def load_task(name: str, strategy: str | None = None) -> Task | TextTask:
@@ -188,19 +188,12 @@ def load_settings(name: str) -> dict[str, Any]:
 
 def task_file(name: str) -> TaskFile:
     """The whole file of a built-in task, or the one at that path. Raises KdlibError, see load_task."""
-    path = Path(name) if name.endswith(".toml") else BUILT_IN / f"{name}.toml"
-    if not (name.endswith(".toml") or name in built_in()):
-        raise KdlibError(f"unknown task '{name}'; allowed: {', '.join(built_in())}, or the path of a .toml file")
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-        more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
-        return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
-    except OSError as error:
-        raise KdlibError(f"cannot read the task file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise KdlibError(f"{path} is not a TOML file: {error}") from error
-    except (ValidationError, TypeError) as error:
-        raise KdlibError(f"task file {path}: {one_line(error)}") from error
+    return files.read(files.find(name, BUILT_IN, "task"), "task file", _from_fields)
+
+
+def _from_fields(fields: dict) -> TaskFile:
+    more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
+    return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
 
 
 def _named(name: str) -> tuple[str, str | None]:
@@ -208,16 +201,3 @@ def _named(name: str) -> tuple[str, str | None]:
     if colon and strategy not in get_args(Strategy):
         raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(get_args(Strategy))}")
     return (base, strategy) if colon else (name, None)
-
-
-def one_line(error: Exception) -> str:
-    """The first complaint of a pydantic ValidationError as one line: where, what, and what came."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"unknown setting '{where}'"
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {str(first['input'])[:60]!r}"
-    return f"{where}: {message[0].lower() + message[1:]}{shown}" if where else message

@@ -1,0 +1,58 @@
+"""TOML files that a user may write: tasks, prices, registries, values; each mistake in them is told in one line."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from kdlib.errors import KdlibError
+
+T = TypeVar("T")
+
+
+def built_in(folder: Path) -> list[str]:
+    """Names of the files that come with kdlib in that folder."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
+def find(name: str, folder: Path, what: str) -> Path:
+    """The file `name` among the built-in ones in `folder`, or the one at the path `name` if it ends in .toml.
+
+    Raises KdlibError where it is neither.
+    """
+    if name.endswith(".toml"):
+        return Path(name)
+    if name not in built_in(folder):
+        raise KdlibError(f"unknown {what} '{name}'; allowed: {', '.join(built_in(folder))}, or the path of a .toml "
+                         "file")
+    return folder / f"{name}.toml"
+
+
+def read(path: Path, what: str, build: Callable[[dict], T], parse_float: Callable[[str], object] = float) -> T:
+    """What `build`, a pydantic model's constructor or the like, makes of the file's values.
+
+    Raises KdlibError where the file cannot be read, is no TOML, or says what cannot be.
+    """
+    try:
+        return build(tomllib.loads(path.read_text(encoding="utf-8"), parse_float=parse_float))
+    except OSError as error:
+        raise KdlibError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KdlibError(f"{path} is not a TOML file: {error}") from error
+    except (ValidationError, TypeError) as error:
+        raise KdlibError(f"{what} {path}: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The first complaint of a pydantic ValidationError as one line: where, what, and what came."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"unknown setting '{where}'"
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {str(first['input'])[:60]!r}"
+    return f"{where}: {message[0].lower() + message[1:]}{shown}" if where else message
