@@ -36,17 +36,9 @@ def main() -> None:
 
 
 def _serve():
-    from faas.identity import from_environment  # from here on with threads
-    from kdlib.errors import KdlibError
+    from faas.identity import PORT, or_exit  # from here on with threads
 
-    port = os.environ.get("PORT", "8080")
-    try:
-        if not (port.isdecimal() and 0 < int(port) < 65536):
-            raise KdlibError(f"PORT is {port!r}; allowed: 1 to 65535")
-        identity = from_environment()
-    except KdlibError as error:
-        print(f"faas: {error}", file=sys.stderr)
-        sys.exit(2)
+    identity = or_exit()
 
     from faas.lean import hide  # and with megabytes
 
@@ -58,8 +50,9 @@ def _serve():
     from faas.logs import to_stderr
 
     to_stderr()
-    uvicorn.run(make_app(identity), host=os.environ.get("HOST", "0.0.0.0"), port=int(port), http="h11", ws="none",
-                lifespan="off", log_config=None, access_log=False, server_header=False, timeout_keep_alive=KEPT_OPEN)
+    uvicorn.run(make_app(identity), host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", PORT)),
+                http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                timeout_keep_alive=KEPT_OPEN)
 
 
 def _end(signal_number, frame):

@@ -1,5 +1,6 @@
 """Functions in processes of their own, as the tests start and call them."""
 
+import contextlib
 import json
 import os
 import socket
@@ -37,6 +38,17 @@ def deployed(url, experiment, key=KEY):
     store = Store(f"{url}/{key}")
     run.deploy(experiment, data.prepare(experiment), store)
     return store
+
+
+def await_ready(url, seconds=120.0):
+    """Wait until the function there takes calls."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health/readiness", trust_env=False).is_success:
+                return
+        time.sleep(0.05)
+    raise TimeoutError(url)
 
 
 class Function:

@@ -4,7 +4,6 @@ That server listens at LISTEN_ADDRESS instead of PORT, and answers the health en
 """
 
 import logging
-import sys
 
 LONGEST = 600.0  # seconds that a Step in hand has at SIGTERM, as Knative gives it
 
@@ -35,14 +34,9 @@ class Function:
 
 def new() -> Function:
     """By the environment, see faas.access; ends the process with one line where that is wrong."""
-    from faas.identity import from_environment
-    from kdlib.errors import KdlibError
+    from faas.identity import or_exit
 
-    try:
-        identity = from_environment()
-    except KdlibError as error:
-        print(f"faas: {error}", file=sys.stderr)
-        sys.exit(2)
+    identity = or_exit()
 
     from faas.lean import hide
 

@@ -13,12 +13,12 @@ import httpx
 import psutil
 import pytest
 from engine import Engine, NoDocker
-from functions import KEY, ROOT, SECRET, deployed, tiny
 
 from faas.access import folders
 from faas.launch import LABEL
 from faas.resources import client_allotment
 from faas.values import load_values
+from functions import KEY, ROOT, SECRET, await_ready, deployed, tiny
 from kdlib import run
 from kdlib.experiment import make_experiment
 from kdlib.invoke import Record, Step
@@ -94,16 +94,6 @@ def single(engine, image, tmp_path):
     yield start
     for name in names:
         engine.docker("rm", "--force", name)
-
-
-def await_ready(url):
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/health/readiness", trust_env=False).is_success:
-                return
-        time.sleep(0.05)
-    raise TimeoutError(url)
 
 
 def post(url, step, round):

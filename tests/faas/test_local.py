@@ -8,17 +8,15 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from faas.__main__ import app
 from faas.access import folders
 from faas.confine import possible
-from functions import ROOT, Function, deployed, tiny
+from functions import ROOT, Function, await_ready, deployed, tiny
 from kdlib import run
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
@@ -150,12 +148,7 @@ def test_a_function_that_was_killed_is_there_again_at_the_same_address(federatio
     process = processes(local)["client-0002"]
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{there.functions['client-0002'].url}/health/readiness", trust_env=False).is_success:
-                break
-        time.sleep(0.1)
+    await_ready(there.functions["client-0002"].url)
     assert processes(local)["client-0002"].pid != process.pid
     assert "client-0002 ended: killed, by its memory limit or by hand" in (local / "log/supervisor.log").read_text()
 
