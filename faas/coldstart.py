@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import httpx
 import pandas as pd
@@ -26,20 +27,27 @@ GOALS = {"process": 2.5, "container": 4.0}  # seconds to the first answer, of a 
 WARM_GOAL = 0.01  # seconds of a warm call beside its Step, at most
 
 
-class Coldstart(BaseModel):
-    """What was measured. All in seconds: median, least and most.
+class Cold(BaseModel):
+    """Cold starts with one kind of first Step. All in seconds: median, least and most.
 
-    how: `process` or `container`; listening: from the start until the function takes calls; communicate, train: until
-    the answer of the first Step, which is of that kind; work: that Step's own time in the function; warm: of a call of
-    a warm function, beside its Step's own time.
+    listening: from the start until the function takes calls; work: in the Step; answered: from the start until its
+    Record is there.
+    """
+
+    listening: Side
+    work: Side
+    answered: Side
+
+
+class Coldstart(BaseModel):
+    """What was measured.
+
+    how: `process` or `container`; cold: by the first Step; starts: of each kind; warm: seconds of a warm function's
+    call beside its Step's own.
     """
 
     how: str
-    listening: Side
-    communicate: Side
-    communicate_work: Side
-    train: Side
-    train_work: Side
+    cold: dict[str, Cold]
     warm: Side
     starts: int
     machine: dict
@@ -47,25 +55,20 @@ class Coldstart(BaseModel):
     def rows(self) -> pd.DataFrame:
         """What kdlib.figures.coldstarts draws."""
         return pd.DataFrame([
-            {"how": self.how, "step": step, "listening": self.listening.median, "work": work.median,
-             "answered": cold.median, "low": cold.low, "high": cold.high} for step, cold, work in self._kinds])
-
-    @property
-    def _kinds(self):
-        return (("communicate", self.communicate, self.communicate_work), ("train", self.train, self.train_work))
+            {"how": self.how, "step": step, "listening": cold.listening.median, "work": cold.work.median,
+             "answered": cold.answered.median, "low": cold.answered.low, "high": cold.answered.high}
+            for step, cold in self.cold.items()])
 
     def text(self) -> str:
         """The same for a reader."""
-        def shown(name, side, what):
-            return f"  {name:14} {side.median * 1e3:8,.0f} ms ({side.low * 1e3:,.0f} to {side.high * 1e3:,.0f}) {what}"
-
-        return "\n".join([
-            f"cold starts of a {self.how}, {self.starts} of each kind",
-            shown("listening", self.listening, "until it takes calls"),
-            *(shown(step, cold, f"to the answer, {work.median * 1e3:,.0f} in the Step")
-              for step, cold, work in self._kinds),
-            f"  {'warm':14} {self.warm.median * 1e3:8.1f} ms ({self.warm.low * 1e3:.1f} to {self.warm.high * 1e3:.1f}) "
-            f"beside the Step, {WARM} calls"])
+        lines = [f"cold starts of a {self.how}, {self.starts} of each kind"]
+        for step, cold in self.cold.items():
+            answered, listening, work = cold.answered, cold.listening.median, cold.work.median
+            lines.append(f"  {step:12} {answered.median:6.2f} s to the answer ({answered.low:.2f} to "
+                         f"{answered.high:.2f}), {listening:.2f} until it takes calls, {work:.2f} in the Step")
+        median, low, high = (seconds * 1e3 for seconds in (self.warm.median, self.warm.low, self.warm.high))
+        lines.append(f"  {'warm call':12} {median:6.1f} ms beside the Step ({low:.1f} to {high:.1f}), {WARM} calls")
+        return "\n".join(lines)
 
 
 def load(path: str | Path) -> Coldstart:
@@ -84,16 +87,22 @@ def measure(docker: bool = False, starts: int = 5, image: str = "dev.local/kdlib
     folder = Path(tempfile.mkdtemp(prefix="kdlib-coldstart-"))
     try:
         with _Ground(folder, docker, image) as ground:
-            cold = {step: [ground.cold(step) for _ in range(starts)] for step in ("communicate", "train")}
+            cold = {step: [ground.cold(step) for _ in range(starts)] for step in ground.keys}
             warm = ground.warm()
     finally:
         shutil.rmtree(folder)
-    both = [*cold["communicate"], *cold["train"]]
     return Coldstart(
         how="container" if docker else "process", starts=starts, machine=machine(), warm=side(warm),
-        listening=side([listening for listening, _, _ in both]),
-        **{step: side([answered for _, answered, _ in cold[step]]) for step in cold},
-        **{f"{step}_work": side([work for _, _, work in cold[step]]) for step in cold})
+        cold={step: Cold(**{name: side([getattr(one, name) for one in found]) for name in Cold.model_fields})
+              for step, found in cold.items()})
+
+
+class _Once(NamedTuple):
+    """See Cold."""
+
+    listening: float
+    work: float
+    answered: float
 
 
 class _Ground:
@@ -128,13 +137,13 @@ class _Ground:
         self.client.close()
         self.log.close()
 
-    def cold(self, step: str) -> tuple[float, float, float]:
-        """Seconds until it listens, until the answer to its first Step, and in that Step."""
+    def cold(self, step: str) -> _Once:
+        """A start whose first Step is this one."""
         for kept in self.records.glob("*/records"):
             shutil.rmtree(kept)  # or it would answer without any work
         with self._running() as (clock, listening):
             work = self._step(step, 1)
-            return listening, time.perf_counter() - clock, work
+            return _Once(listening, work, time.perf_counter() - clock)
 
     def warm(self) -> list[float]:
         """Seconds of each call of a warm function beside its Step's."""
