@@ -1,4 +1,4 @@
-# make reproduce | test | test-faults | lab | notebooks | clean
+# make reproduce | test | test-faults | test-containers | test-bench | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -9,7 +9,7 @@ FAULTS ?= no-faults
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: reproduce test test-faults lab notebooks clean
+.PHONY: reproduce test test-faults test-containers test-bench lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
@@ -18,11 +18,20 @@ reproduce: .venv/installed
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
 
 test: .venv/installed
-	$(TESTS) --ignore tests/faults
+	$(TESTS) --ignore tests/faults --ignore tests/containers
 
 # KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
 test-faults: .venv/installed
 	$(TESTS) tests/faults -s
+
+test-containers: .venv/installed
+	@echo "This changes the machine: where no Docker engine answers, it installs docker.io, debootstrap and iptables with"
+	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
+	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
+
+# Minutes, and nothing else may run meanwhile; without AMX it skips.
+test-bench: .venv/installed
+	export KDLIB_BENCH=1; $(TESTS) -n 0 tests/bench -k as_fast_as
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

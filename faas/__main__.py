@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from faas import local
+from faas import image, local
 from kdlib.cli import main
 
 app = typer.Typer(
@@ -15,6 +15,7 @@ app = typer.Typer(
 )
 app.command()(local.up)
 app.command()(local.down)
+app.command()(image.image)
 
 Folder = Annotated[Path, typer.Argument(help="Where `render` wrote the manifests.")]
 
@@ -81,6 +82,20 @@ def delete(folder: Folder):
     from faas.deployment import Deployment
 
     kubectl.delete(Deployment(folder))
+
+
+@app.command()
+def coldstart(
+    docker: Annotated[bool, typer.Option("--docker/--process", help="Containers of an image, or processes.")] = False,
+    starts: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 5,
+    image: Annotated[str, typer.Option(help="With --docker.")] = "dev.local/kdlib:latest",
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
+):
+    """Measure cold and warm calls of a client's function, started as `up` starts it."""
+    from faas.coldstart import measure
+
+    found = measure(docker, starts, image)
+    typer.echo(found.model_dump_json() if json_ else found.text())
 
 
 if __name__ == "__main__":

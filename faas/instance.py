@@ -23,6 +23,17 @@ class Warm(NamedTuple):
     subjects: dict[tuple[str, int], frozenset[str]]
 
 
+class Anybody:
+    """A History in which every client is chosen in every round: only the driving process knows better."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+
+    def chosen(self, round: int) -> tuple[str, ...]:
+        """See kdlib.history.History.chosen."""
+        return self.experiment.client_names
+
+
 class Instance:
     """One instance of a function. It carries out one Step at a time."""
 
@@ -55,7 +66,7 @@ class Instance:
         if run not in self._runs:
             store = Store(f"{self.identity.store}/{run}")
             experiment = from_json(json.dumps(store.get_json("public/experiment")))
-            stages = STRATEGIES[experiment.strategy].workflow(experiment)
+            stages = STRATEGIES[experiment.strategy].workflow(experiment, Anybody(experiment))
             subjects = {(stage.name, stage.round): frozenset(stage.subjects) for stage in stages}
             self._runs[run] = Warm(store, experiment, subjects)
             while len(self._runs) > MOST_RUNS:

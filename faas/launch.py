@@ -120,7 +120,7 @@ def container(function: Function, place: Place, image: str) -> Command:
     own = place.environment(function.subject, INSIDE)
     user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}"
     memory = f"{function.memory}m"
-    argv = ["docker", "run", "--rm", "--interactive", "--init", "--label", f"{LABEL}={place.folder}",
+    argv = ["docker", "run", "--rm", "--interactive", "--label", f"{LABEL}={place.folder}",
             "--name", f"kdlib-{function.name}-{function.port}", "--publish", f"127.0.0.1:{function.port}:{PORT}",
             "--memory", memory, "--memory-swap", memory, "--cpus", str(min(function.cpu, os.cpu_count() or 1)),
             "--read-only", "--tmpfs", "/tmp", "--user", user, "--cap-drop", "ALL", "--pids-limit", "256",

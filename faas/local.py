@@ -66,9 +66,9 @@ def up(
         place = launch.Place(folder, store and store.rstrip("/"), names, secrets.token_hex(32),
                              _credentials(credentials, (*names, AGGREGATOR)) if credentials else None, True)
         wanted = launch.functions(names, settings, load_values(values), port)
-        kept = _lay_out(place, docker)
+        kept = lay_out(place, docker)
         if docker:
-            _expect_image(image)
+            expect_image(image)
             launch.let_containers_write(place)
             commands = [launch.container(function, place, image) for function in wanted]
         else:
@@ -140,7 +140,7 @@ def _starting(folder: Path) -> Iterator[None]:
         raise
 
 
-def _lay_out(place, docker: bool) -> str | None:
+def lay_out(place, docker: bool) -> str | None:
     """The folders; returns why processes cannot be confined to theirs, None where they can."""
     from faas.confine import VIEW, possible
 
@@ -200,7 +200,7 @@ def _end(folder: Path, pid: int) -> None:
     raise KdlibError(f"process {pid}, which keeps the functions of {folder}, does not end")
 
 
-def _expect_image(image: str) -> None:
+def expect_image(image: str) -> None:
     """Raises KdlibError where Docker, or the image, is not there."""
     try:
         found = subprocess.run(["docker", "image", "inspect", "--format", "{{.Id}}", image], capture_output=True,
@@ -209,7 +209,7 @@ def _expect_image(image: str) -> None:
         raise KdlibError("--docker needs Docker's command `docker`; allowed: --process, without it") from error
     if found.returncode:
         said = (found.stderr.strip().splitlines() or ["docker said nothing"])[-1]
-        raise KdlibError(f"image {image}: {said}; allowed: an image that `python -m faas.image` has built")
+        raise KdlibError(f"image {image}: {said}; allowed: an image that `python -m faas image` has built")
 
 
 def _remove_containers(folder: Path) -> None:

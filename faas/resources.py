@@ -9,21 +9,22 @@ from torch import nn
 
 from faas.values import Most
 from kdlib import client
-from kdlib.engine import PREDICT_BATCH
+from kdlib.engine import PREDICT_BATCH, Batches
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
 
 MIB = 2**20
 
-# Of peaks measured in processes that did all Steps of a subject: six architectures, widths 1/16 to 1, two image sizes.
-BASE = 480 * MIB  # an idle function with all libraries, Lightning among them
+# Of peaks measured in processes that did all Steps of a subject: nine architectures, widths 1/16 to 1, images, texts.
+BASE = 512 * MIB  # an idle function with all libraries, Lightning among them
 PASSES = 2.2  # activations of the largest batch, kept for the backward pass
 COPIES = 6  # of the weights: gradients, Adam's two moments, the best so far, and what is read or written
 READS = 2  # of the data: as they come, and as tensors
+GATES = 10  # times its output: what an LSTM layer keeps of each character for the backward pass
 MARGIN = 1.1
 
-# Items where the experiment says "all there are": MNIST's and EMNIST-letters', the largest here.
-ALL_PRIVATE, ALL_TEST, ALL_PUBLIC = 60_000, 10_000, 124_800
+# Training items where the experiment says "all there are"; of a data set of the user's own as many as of the largest.
+TRAINING = {"mnist": 60_000, "emnist_letters": 124_800, "cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
 
 
 class Footprint(NamedTuple):
@@ -52,7 +53,7 @@ def client_allotment(experiment: Experiment, subject: str, most: Most, overcommi
     architecture = experiment.architecture_of(subject)
     work = [footprint(experiment, other).work for other in experiment.architectures]
     share = footprint(experiment, architecture).work / max(work)
-    own = experiment.samples or -(-ALL_PRIVATE // experiment.clients)
+    own = experiment.samples or -(-_training_items(experiment.task.private) // experiment.clients)
     memory = _mebibytes(_need(experiment, architecture, own))
     return _within(most, f"a client of {architecture}", Allotment(
         cpu=_rounded_up(experiment.threads * share / overcommit, 0.05), memory=memory,
@@ -81,9 +82,9 @@ def worker_memory(experiment: Experiment, cpus: int) -> int:
 
 def aggregator_need(experiment: Experiment, architecture: str) -> float:
     """Bytes at the peak of a Step of the server's, or of this architecture's."""
-    held = getattr(experiment, "validation_items", None) or ALL_PRIVATE // 10
-    if hasattr(experiment, "pretrain_batch"):  # which chooses its items from the public ones
-        held = (experiment.public_items or ALL_PUBLIC) // 2
+    held = getattr(experiment, "validation_items", None) or _training_items(experiment.task.private) // 10
+    if hasattr(experiment, "pretrain_batch"):  # which copies most of the public items
+        held = (experiment.public_items or _training_items(experiment.task.public)) // 2
     clients = getattr(experiment, "clients_per_round", experiment.clients)
     every = [footprint(experiment, name).weights for name in experiment.architectures]
     logits = 4 * experiment.classes * getattr(experiment, "alignment_items", 0)
@@ -94,20 +95,26 @@ def aggregator_need(experiment: Experiment, architecture: str) -> float:
 
 @functools.lru_cache(maxsize=256)
 def footprint(experiment: Experiment, architecture: str) -> Footprint:
-    """Of one architecture at the experiment's width and image size."""
+    """Of one architecture at the experiment's width and size of items; nothing is computed."""
     model = client.start(experiment, architecture).to("meta").eval()
     activations = work = 0
 
     def count(layer, _, output):
         nonlocal activations, work
-        activations += output.numel() * output.element_size()
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            work += output.numel() * layer.weight[0].numel()
+        output = output[0] if isinstance(output, tuple) else output  # an LSTM also has its last states
+        kept = GATES * layer.num_layers if isinstance(layer, nn.LSTM) else 1
+        activations += kept * output.numel() * output.element_size()
+        if features := getattr(layer, "out_channels", None) or getattr(layer, "out_features", None) or \
+                getattr(layer, "hidden_size", None):
+            weights = sum(weight.numel() for name, weight in layer.named_parameters() if "weight" in name)
+            work += output.numel() // features * weights
 
     for layer in model.modules():
         if not any(layer.children()):
             layer.register_forward_hook(count)
-    model(torch.empty(1, *experiment.task.image, device="meta"))
+    one_item = torch.zeros(1, *experiment.task.shape, dtype=torch.uint8), torch.zeros(1)
+    ((x, _),) = Batches(*one_item, size=2, seed=0)
+    model(x.to("meta"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     return Footprint(weights, activations, work)
 
@@ -118,10 +125,16 @@ def _need(experiment, architecture, own) -> float:
     batches = ("batch", "pretrain_batch", "digest_batch", "distil_batch")
     # Predictions keep two layers at a time and score in larger batches than some experiments train in.
     images = max(PREDICT_BATCH * 0.75, *(getattr(experiment, name, 0) for name in batches))
-    public = (experiment.public_items or ALL_PUBLIC) if hasattr(experiment, "public_items") else 0
-    items = own + public + (experiment.test_items or ALL_TEST)
+    public = 0
+    if hasattr(experiment, "public_items"):
+        public = experiment.public_items or _training_items(experiment.task.public)
+    items = own + public + (experiment.test_items or _training_items(experiment.task.private) // 5)
     data = items * (math.prod(experiment.task.shape) + 8)  # pixels of a byte, and a label
     return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)
+
+
+def _training_items(source) -> int:
+    return TRAINING.get(source.name, max(TRAINING.values()))
 
 
 def _within(most: Most, who: str, wanted: Allotment) -> Allotment:
@@ -139,4 +152,4 @@ def _rounded_up(cores: float, step: float) -> float:
 
 
 def _mebibytes(need: float) -> int:
-    return 64 * math.ceil(need / MIB / 64)
+    return 32 * math.ceil(need / MIB / 32)

@@ -24,7 +24,7 @@ PAUSES = (0.2, 1.0, 5.0)  # seconds; the last one again and again
 
 
 class Command(BaseModel):
-    """How a function is started. health: URL of its readiness."""
+    """How a function is started. environment: all of it; health: URL of its readiness."""
 
     name: str
     argv: list[str]
@@ -75,8 +75,7 @@ class Supervisor:
             began = time.monotonic()
             with (self.folder / "log" / f"{command.name}.log").open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
-                    *command.argv, env=os.environ | command.environment, stdin=asyncio.subprocess.PIPE,
-                    stdout=output, stderr=output)
+                    *command.argv, env=command.environment, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output)
             self.running[command.name] = process
             status = await process.wait()
             del self.running[command.name]
@@ -114,11 +113,13 @@ class Supervisor:
 
     async def _end(self, keepers) -> None:
         for process in self.running.values():
-            process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         _, late = await asyncio.wait(keepers, timeout=GRACE)
         for process in list(self.running.values()):
             process.stdin.close()  # a container's last sign, as killing its client does not reach it
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
         if late:
             await asyncio.wait(late)
 

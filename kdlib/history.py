@@ -5,9 +5,7 @@ A round's choice is stored before anybody acts on it, and so is which of its cal
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from kdlib import cohort, durations
 from kdlib.errors import KdlibError
@@ -15,6 +13,9 @@ from kdlib.experiment import Experiment, FedAvg
 from kdlib.invoke import Record, Step
 from kdlib.selection import Past, choose, chosen, place, round_robin
 from kdlib.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STEP = "train"  # of a client in a round: what its duration is measured by, and what it may miss
 
@@ -105,12 +106,14 @@ def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> N
                 cohort.write(store, round, name, clients)
 
 
-def simulate(experiment: FedAvg, items: Mapping[str, int]) -> pd.DataFrame:
+def simulate(experiment: FedAvg, items: Mapping[str, int]) -> "pd.DataFrame":
     """The rounds of a run with modelled durations, without any training: they follow from the Experiment alone.
 
     One row a call: round, client, architecture, slow, failed, seconds (that the round waits for it: its duration, or
     the deadline where it fails). A round takes as long as its longest call.
     """
+    import pandas as pd  # only here: what strategies import is imported at each cold start of a function
+
     limit = durations.deadline(experiment, items)
     pasts = dict.fromkeys(experiment.client_names, Past())
     slow, rows = durations.slow(experiment), []

@@ -1,6 +1,5 @@
 """Step, Stage and Record, and the Invokers that turn the first two into the third."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
@@ -8,6 +7,7 @@ from typing import Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict
 
 from kdlib.experiment import Experiment
+from kdlib.machine import peak_memory
 from kdlib.store import Store
 
 
@@ -180,6 +180,6 @@ def measured(perform: Perform, key: str, experiment: Experiment, store: Store, s
         run=key, round=step.round, step=step.name, subject=step.subject, started=started,
         seconds=time.perf_counter() - clock, around=0.0, cold=cold,
         bytes_in=store.bytes_in - before[0], bytes_out=store.bytes_out - before[1],
-        peak_memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_memory=peak_memory(),
         threads=experiment.threads, backend=backend, parts=parts,
     )

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import resource
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def hardware() -> str:
     """One line for a caption or an index."""
     here = machine()
     return f"{here['cpu']}, {here['cores']} cores, {here['memory']} GiB"
+
+
+def peak_memory() -> int:
+    """Bytes that this process has held at most.
+
+    getrusage's figure, which Linux begins with what the parent had held, only where the kernel tells no better one.
+    """
+    for line in _lines("/proc/self/status"):
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return own if platform.system() == "Darwin" else own * 1024
 
 
 def _lines(path: str) -> list[str]:

@@ -40,7 +40,7 @@ def deployed(url, experiment, key=KEY):
 
 
 class Function:
-    """`python -m faas.serve` on loopback; left by `stop`."""
+    """`python -m faas.serve` on loopback, until the end of `with`."""
 
     def __init__(self, subject, store, log, command=(sys.executable, "-m", "faas.serve"), **environment):
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -51,6 +51,14 @@ class Function:
         with log.open("w") as output:
             self.process = subprocess.Popen(command, env=os.environ | own | environment, cwd=ROOT, stderr=output)
         self.client = httpx.Client(base_url=self.url, trust_env=False, timeout=300)
+
+    def __enter__(self):
+        return self.ready()
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.process.kill()
+        self.process.wait()
 
     def ready(self, seconds=120.0):
         """Wait until it answers."""
@@ -82,9 +90,3 @@ class Function:
         """Wait until it has begun the Step so many times."""
         while self.begun(name) < times:
             time.sleep(0.01)
-
-    def stop(self):
-        """End it; its exit status."""
-        self.client.close()
-        self.process.terminate()
-        return self.process.wait(120)

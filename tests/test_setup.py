@@ -2,12 +2,15 @@
 
 import itertools
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import yaml
 
 from kdlib import machine
+from kdlib.machine import peak_memory
 
 ROOT = Path(__file__).parents[1]
 LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
@@ -43,3 +46,10 @@ def test_a_machine_differs_from_another_in_what_decides_bytes_alone():
     assert machine.difference(here | {"torch": "1.0"}) == f"torch 1.0 there, {here['torch']} here"
     assert "flags" in machine.difference(here | {"flags": []})
     assert f"{here['cores']} cores" in machine.hardware()
+
+
+def test_the_peak_of_memory_is_the_process_own():
+    code = "from kdlib.machine import peak_memory; print(peak_memory())"
+    ballast = bytearray(300 * 2**20)  # what the child must not be charged with
+    told = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert 2**20 < told < len(ballast) < peak_memory()

@@ -54,5 +54,7 @@ def new() -> Function:
     from faas.logs import to_stderr
 
     to_stderr()
-    hypercorn.config.Config.graceful_timeout = LONGEST  # its 3 seconds would cut a Step short
+    # func-python takes the server's defaults: 3 seconds for what is in hand, and a log of its own form.
+    hypercorn.config.Config.graceful_timeout = LONGEST
+    hypercorn.config.Config.errorlog = logging.getLogger("hypercorn")
     return Function(make_app(identity))

@@ -38,16 +38,14 @@ def store(place):
 
 @pytest.fixture(scope="module")
 def client(place):
-    function = Function("client-0000", f"file://{place}/store/{{owner}}", place / "client.log").ready()
-    yield function
-    function.stop()
+    with Function("client-0000", f"file://{place}/store/{{owner}}", place / "client.log") as function:
+        yield function
 
 
 @pytest.fixture(scope="module")
 def aggregator(place):
-    function = Function("aggregator", f"file://{place}/store/{{owner}}", place / "aggregator.log").ready()
-    yield function
-    function.stop()
+    with Function("aggregator", f"file://{place}/store/{{owner}}", place / "aggregator.log") as function:
+        yield function
 
 
 @pytest.fixture(scope="module")
@@ -186,14 +184,14 @@ def test_sigterm_lets_the_step_in_hand_end_well(place, slow, tmp_path):
     store = Store(f"{place}/store/{{owner}}/{slow}")
     for name in [name for name in store.names() if name.startswith("client-0000/records")]:
         store.delete(name)
-    function = Function("client-0000", f"file://{place}/store/{{owner}}", tmp_path / "log").ready()
-    with ThreadPoolExecutor(1) as threads:
+    with Function("client-0000", f"file://{place}/store/{{owner}}", tmp_path / "log") as function, \
+            ThreadPoolExecutor(1) as threads:
         running = threads.submit(function.step, "transfer", 0, run=slow)
         function.await_step("transfer")
         function.process.send_signal(signal.SIGTERM)
         answer = running.result()
-    assert answer.status_code == 200 and store.exists("client-0000/records/000-client-0000-transfer")
-    assert function.process.wait(120) == 0
+        assert answer.status_code == 200 and store.exists("client-0000/records/000-client-0000-transfer")
+        assert function.process.wait(120) == 0
 
 
 @pytest.mark.parametrize(("name", "value", "said"), [

@@ -31,9 +31,8 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def client(place):
-    function = serve("client-0000", place, place / "log").ready()
-    yield function
-    function.stop()
+    with serve("client-0000", place, place / "log") as function:
+        yield function
 
 
 def test_health_is_func_pythons_with_our_words(client):
@@ -55,9 +54,10 @@ def test_refusals_are_those_of_the_app(path, bearer, body, status, client):
 
 def test_sigterm_lets_the_step_in_hand_end_well(client, place):
     store = Store(f"{place}/store/{{owner}}/{KEY}")
+    before = client.begun("train")
     with ThreadPoolExecutor(1) as threads:
         running = threads.submit(client.step, "train", 1)
-        client.await_step("train")
+        client.await_step("train", before + 1)
         client.process.send_signal(signal.SIGTERM)
         record = Record.model_validate_json(running.result().content)
     assert record.step == "train" and store.exists("client-0000/001/weights")

@@ -46,13 +46,12 @@ def contents(place):
 
 @pytest.fixture(scope="module")
 def function(place, contents):
-    function = Function("client-0000", f"file://{place}/store/{{owner}}", place / "log").ready()
-    for _ in range(300):  # what is made once is made now
-        refused(function, content=b"[]", bearer=OWN)
-        refused(function, json=VALID | {"round": 2, "step": "revisit"}, bearer=OWN)
-    function.before = psutil.Process(function.process.pid).memory_info().rss
-    yield function
-    function.stop()
+    with Function("client-0000", f"file://{place}/store/{{owner}}", place / "log") as function:
+        for _ in range(300):  # what is made once is made now
+            refused(function, content=b"[]", bearer=OWN)
+            refused(function, json=VALID | {"round": 2, "step": "revisit"}, bearer=OWN)
+        function.before = psutil.Process(function.process.pid).memory_info().rss
+        yield function
 
 
 def snapshot(place):

@@ -216,12 +216,12 @@ def test_a_limit_that_cannot_be_met_is_told_and_nothing_stays(tmp_path):
 def test_a_step_that_needs_more_than_its_function_may_have_is_told_so(tmp_path):
     experiment = tiny("feddf", width=1.0, architectures=("cnn2-128-512", "cnn3-64-128-256"), batch=256, samples=200)
     deployed(f"{tmp_path}/store/{{owner}}", experiment)
-    function = Function("client-0000", f"file://{tmp_path}/store/{{owner}}", tmp_path / "log",
-                        (sys.executable, "-m", "faas.serve", "--memory", "450")).ready()
-    answer = function.step("train", 1)
-    assert answer.status_code == 507, answer.text
-    assert answer.json() == {"error": "the Step needs more memory than this function may have"}
-    assert function.client.get("/health/liveness").status_code == 200 and function.stop() == 0
+    with Function("client-0000", f"file://{tmp_path}/store/{{owner}}", tmp_path / "log",
+                  (sys.executable, "-m", "faas.serve", "--memory", "500")) as function:
+        answer = function.step("train", 1)
+        assert answer.status_code == 507, answer.text
+        assert answer.json() == {"error": "the Step needs more memory than this function may have"}
+        assert function.client.get("/health/liveness").status_code == 200
 
 
 @pytest.mark.parametrize(("arguments", "said"), [

@@ -9,7 +9,7 @@ from faas.resources import aggregator_allotment, client_allotment, footprint, wo
 from faas.values import Most, load_values
 from kdlib.errors import KdlibError
 from kdlib.experiment import ZOO, make_experiment
-from kdlib.run import run
+from kdlib.task import built_in, load_task
 
 VALUES = load_values()
 
@@ -54,20 +54,30 @@ def test_more_work_never_gets_less(strategy, profile):
     found = [client_allotment(experiment, name, VALUES.client) for name in by_work]
     assert [one.cpu for one in found] == sorted(one.cpu for one in found) and found[0].cpu < found[-1].cpu
     assert [one.most_cpu for one in found] == sorted(one.most_cpu for one in found)
-    assert min(one.memory for one in found) < max(one.memory for one in found)
+    if profile != "smoke":  # whose networks are all so small that the libraries are what counts
+        assert min(one.memory for one in found) < max(one.memory for one in found)
     assert all(one.cpu <= one.most_cpu and one.memory == one.most_memory for one in found)
 
 
-def test_the_measured_peak_fits_and_is_at_least_half_of_what_is_given(tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", built_in())
+def test_every_built_in_task_has_sizes_within_the_papers(task):
+    alpha = None if getattr(load_task(task), "by_roles", False) else 1
+    experiment = make_experiment(task, "fedmd", alpha, profile="paper")
+    for index in range(len(experiment.architectures)):
+        given = client_allotment(experiment, f"client-{index:04}", VALUES.client)
+        assert 512 < given.memory <= 4096 and 0 < given.cpu <= given.most_cpu <= 2
+    assert aggregator_allotment(experiment, VALUES.aggregator).most_memory == 16 * 1024
+
+
+def test_the_measured_peak_fits_and_is_at_least_half_of_what_is_given(smoke):
     """Peaks of real processes: of a client of the largest network, and of an aggregator that pre-trains it."""
-    monkeypatch.setattr("kdlib.drive.sweep", lambda store, before: None)
-    experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=1, rounds=1, width=0.125, test_items=40,
-                                 architectures=ZOO[1:2], public_items=300, pretrain_epochs=1, transfer_epochs=1)
-    folder = run(experiment, tmp_path, progress=False).folder
-    given = client_allotment(experiment, "client-0000", VALUES.client).memory
-    assert given / 2 < peak(folder, "client-0000", "transfer", "communicate", "digest", "revisit", "evaluate") < given
-    given = aggregator_allotment(experiment, VALUES.aggregator).memory
-    assert given / 2 < peak(folder, ZOO[1], "pretrain") < given
+    ran = smoke("fedmd", keep=True, clients=1, rounds=1, width=0.125, architectures=ZOO[1:2], test_items=40,
+                public_items=300, pretrain_epochs=1, transfer_epochs=1)
+    given = client_allotment(ran.experiment, "client-0000", VALUES.client).memory
+    steps = ("transfer", "communicate", "digest", "revisit", "evaluate")
+    assert given / 2 < peak(ran.folder, "client-0000", *steps) < given
+    given = aggregator_allotment(ran.experiment, VALUES.aggregator).memory
+    assert given / 2 < peak(ran.folder, ZOO[1], "pretrain") < given
 
 
 def test_what_does_not_fit_is_told_with_what_would_help():

@@ -8,9 +8,13 @@ import random
 from collections import Counter
 
 import pytest
-from arena import ARCHITECTURES, KILLED, KINDS, Arena, Fault, reads
+import torch
+from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
 from functions import tiny
 
+from faas.instance import Anybody
+from kdlib.client import mean
+from kdlib.invoke import Step
 from kdlib.perform import STRATEGIES
 
 COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
@@ -55,6 +59,20 @@ def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed
     print(f"\n{arena.struck.total()} faults over {arena.place}: {dict(arena.struck)}")
 
 
+@pytest.mark.parametrize(("strategy", "step", "agreed"), [
+    ("fedmd", "communicate", "consensus"), ("feddf", "train", "teacher")])
+def test_a_client_past_the_deadline_is_left_out_and_the_run_ends(arena, strategy, step, agreed):
+    late, *others = EXPERIMENTS[strategy].client_names
+    last = EXPERIMENTS[strategy].rounds
+    the_run = arena.run(EXPERIMENTS[strategy], [Fault(LEFT_OUT, Step(step, last, late))], patience=(DEADLINE, 0.5))
+    store = the_run.store
+    assert store.get_json(f"public/cohort/{last:03}")[step] == others
+    assert Step(step, last, late) not in {done for record in the_run.records() for done in record.done}
+    logits = [store.get(f"{client}/{last:03}/logits")["logits"] for client in others]
+    assert torch.equal(store.get(f"public/{last:03}/{agreed}")["logits"], mean(logits))
+    arena.clear(the_run)
+
+
 def plans(count: int, seed: str):
     """(strategy, its faults) of one run after the other, until there are so many; each kind about equally often."""
     rng = random.Random(seed)
@@ -62,7 +80,7 @@ def plans(count: int, seed: str):
     rng.shuffle(deck)
     while deck:
         strategy = rng.choice(sorted(EXPERIMENTS))
-        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy]))
+        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy], Anybody(EXPERIMENTS[strategy])))
         faults = []
         for kind in [deck.pop() for _ in range(min(A_RUN, len(deck)))]:
             stage = rng.choice([stage for stage in stages if _can(kind, stage)])

@@ -35,7 +35,7 @@ def grid(tmp_path_factory):
 
 def test_the_grid_executes_every_notebook_but_the_quickstart(grid):
     executed = [path.name for path in (grid / "runs" / "notebooks").glob("*.ipynb")]
-    assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00"}
+    assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00", "08"}
     assert len(executed) == 1 + 2 * 2 + 3 + 1, executed
 
 

@@ -1,0 +1,177 @@
+"""`python -m faas coldstart`: seconds from nothing to a function's first answer, and what a warm call costs."""
+
+import contextlib
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import pandas as pd
+from pydantic import BaseModel, ValidationError
+
+from faas import launch, local
+from faas.values import load_values
+from kdlib import client, data, run
+from kdlib.bench.measure import Side, side
+from kdlib.errors import KdlibError
+from kdlib.experiment import make_experiment
+from kdlib.machine import machine
+from kdlib.store import Store
+from kdlib.tokens import token
+
+WARM = 30  # calls
+GOALS = {"process": 2.5, "container": 4.0}  # seconds to the first answer, of a communicate, at most
+WARM_GOAL = 0.01  # seconds of a warm call beside its Step, at most
+
+
+class Coldstart(BaseModel):
+    """What was measured. All in seconds: median, least and most.
+
+    how: `process` or `container`; listening: from the start until the function takes calls; communicate, train: until
+    the answer of the first Step, which is of that kind; work: that Step's own time in the function; warm: of a call of
+    a warm function, beside its Step's own time.
+    """
+
+    how: str
+    listening: Side
+    communicate: Side
+    communicate_work: Side
+    train: Side
+    train_work: Side
+    warm: Side
+    starts: int
+    machine: dict
+
+    def rows(self) -> pd.DataFrame:
+        """What kdlib.figures.coldstarts draws."""
+        return pd.DataFrame([
+            {"how": self.how, "step": step, "listening": self.listening.median, "work": work.median,
+             "answered": cold.median, "low": cold.low, "high": cold.high} for step, cold, work in self._kinds])
+
+    @property
+    def _kinds(self):
+        return (("communicate", self.communicate, self.communicate_work), ("train", self.train, self.train_work))
+
+    def text(self) -> str:
+        """The same for a reader."""
+        def shown(name, side, what):
+            return f"  {name:14} {side.median * 1e3:8,.0f} ms ({side.low * 1e3:,.0f} to {side.high * 1e3:,.0f}) {what}"
+
+        return "\n".join([
+            f"cold starts of a {self.how}, {self.starts} of each kind",
+            shown("listening", self.listening, "until it takes calls"),
+            *(shown(step, cold, f"to the answer, {work.median * 1e3:,.0f} in the Step")
+              for step, cold, work in self._kinds),
+            f"  {'warm':14} {self.warm.median * 1e3:8.1f} ms ({self.warm.low * 1e3:.1f} to {self.warm.high * 1e3:.1f}) "
+            f"beside the Step, {WARM} calls"])
+
+
+def load(path: str | Path) -> Coldstart:
+    """What `python -m faas coldstart --json` wrote. Raises KdlibError where it is not there, or something else."""
+    try:
+        return Coldstart.model_validate_json(Path(path).read_text())
+    except (OSError, ValidationError) as error:
+        raise KdlibError(f"{path} holds no cold starts; make it with "
+                         f"`python -m faas coldstart --json > {path}`") from error
+
+
+def measure(docker: bool = False, starts: int = 5, image: str = "dev.local/kdlib:latest") -> Coldstart:
+    """See Coldstart; starts: of each kind. Raises KdlibError where Docker or the image is not there."""
+    if docker:
+        local.expect_image(image)
+    folder = Path(tempfile.mkdtemp(prefix="kdlib-coldstart-"))
+    try:
+        with _Ground(folder, docker, image) as ground:
+            cold = {step: [ground.cold(step) for _ in range(starts)] for step in ("communicate", "train")}
+            warm = ground.warm()
+    finally:
+        shutil.rmtree(folder)
+    both = [*cold["communicate"], *cold["train"]]
+    return Coldstart(
+        how="container" if docker else "process", starts=starts, machine=machine(), warm=side(warm),
+        listening=side([listening for listening, _, _ in both]),
+        **{step: side([answered for _, answered, _ in cold[step]]) for step in cold},
+        **{f"{step}_work": side([work for _, _, work in cold[step]]) for step in cold})
+
+
+class _Ground:
+    """A store with the smoke runs of FedMD and FedDF, as far as a client's Steps need them, and one function for it."""
+
+    def __init__(self, folder: Path, docker: bool, image: str):
+        fedmd, feddf = (make_experiment("digits", strategy, 1.0, profile="smoke", rounds=WARM + 1)
+                        for strategy in ("fedmd", "feddf"))
+        place = launch.Place(folder, None, fedmd.client_names, "0" * 64, None, True)
+        unconfined = local.lay_out(place, docker)
+        self.keys = {"communicate": "c" * 16, "train": "f" * 16}
+        for experiment, key in ((fedmd, self.keys["communicate"]), (feddf, self.keys["train"])):
+            store = Store(f"{folder}/store/{{owner}}/{key}")
+            run.deploy(experiment, data.prepare(experiment), store)
+            for round in range(WARM + 1):
+                client.save(store, f"client-0000/{round:03}/weights", client.start(experiment, "client-0000"))
+        (function,) = launch.functions(("client-0000",), None, load_values(), 0)[:1]
+        if docker:
+            launch.let_containers_write(place)
+            self.command = launch.container(function, place, image)
+        else:
+            self.command = launch.process(function, place._replace(confined=unconfined is None))
+        self.records = folder / "store" / "client-0000"
+        self.token = {key: token(place.secret, "client-0000", key, 900) for key in self.keys.values()}
+        self.client = httpx.Client(base_url=function.url, trust_env=False, timeout=120)
+        self.log = (folder / "log" / "function.log").open("ab")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.client.close()
+        self.log.close()
+
+    def cold(self, step: str) -> tuple[float, float, float]:
+        """Seconds until it listens, until the answer to its first Step, and in that Step."""
+        for kept in self.records.glob("*/records"):
+            shutil.rmtree(kept)  # or it would answer without any work
+        with self._running() as (clock, listening):
+            work = self._step(step, 1)
+            return listening, time.perf_counter() - clock, work
+
+    def warm(self) -> list[float]:
+        """Seconds of each call of a warm function beside its Step's."""
+        with self._running():
+            self._step("communicate", 1)
+            beside = []
+            for round in range(2, WARM + 2):
+                clock = time.perf_counter()
+                work = self._step("communicate", round)
+                beside.append(time.perf_counter() - clock - work)
+            return beside
+
+    @contextlib.contextmanager
+    def _running(self):
+        clock = time.perf_counter()
+        process = subprocess.Popen(self.command.argv, env=self.command.environment, stdin=subprocess.PIPE,
+                                   stdout=self.log, stderr=self.log)
+        try:
+            while not self._listens():
+                if process.poll() is not None:
+                    said = (Path(self.log.name).read_text(errors="replace").splitlines() or ["it said nothing"])[-1]
+                    raise KdlibError(f"the function ended while it started: {said}")
+                time.sleep(0.005)
+            yield clock, time.perf_counter() - clock
+        finally:
+            process.terminate()
+            process.wait()
+
+    def _listens(self) -> bool:
+        try:
+            return self.client.get("/health/readiness").is_success
+        except httpx.TransportError:
+            return False
+
+    def _step(self, step, round) -> float:
+        key = self.keys[step]
+        answer = self.client.post("/", headers={"Authorization": f"Bearer {self.token[key]}"},
+                                  json={"run": key, "round": round, "step": step, "subject": "client-0000"})
+        answer.raise_for_status()
+        return answer.json()["seconds"]

@@ -1,0 +1,62 @@
+"""Cold starts are measured on real processes; how long they take is for `python -m faas coldstart` to say."""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from faas import coldstart
+from faas.coldstart import GOALS, load, measure
+from kdlib.errors import KdlibError
+from kdlib.figures import coldstarts
+
+
+@pytest.fixture(scope="module")
+def found():
+    return measure(starts=1)
+
+
+def test_a_first_answer_takes_its_start_its_step_and_little_else(found):
+    for cold, work in ((found.communicate, found.communicate_work), (found.train, found.train_work)):
+        assert 0 < work.median < cold.median and found.listening.low < cold.median
+    assert found.train_work.median > found.communicate_work.median  # Lightning is imported in it
+    assert 0 < found.warm.median < found.listening.median
+    assert found.how == "process" and found.starts == 1 and found.machine["cores"]
+
+
+def test_nothing_stays(found):
+    assert list(Path(tempfile.gettempdir()).glob("kdlib-coldstart-*")) == []
+    assert not any("faas.serve" in (child.cmdline() or ()) for child in psutil.Process().children(recursive=True))
+
+
+def test_it_is_kept_read_and_drawn(found, tmp_path):
+    kept = tmp_path / "coldstart-process.json"
+    kept.write_text(found.model_dump_json())
+    assert load(kept) == found
+    assert "cold starts of a process" in found.text() and len(found.text().splitlines()) == 5
+    table = pd.concat([found.rows(), found.rows().assign(how="container")], ignore_index=True)
+    figure = coldstarts(table, GOALS, "title")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        f"{step}\n{how}" for how in ("process", "container") for step in ("communicate", "train")]
+    for row, bar in table.iterrows():  # the parts of a bar, medians of several starts, end about where the answer came
+        ends = [patch.get_x() + patch.get_width() for patch in axis.patches if abs(patch.get_y() + 0.4 - row) < 0.01]
+        assert max(ends) == pytest.approx(bar["answered"], rel=0.1)
+
+
+@pytest.mark.parametrize("text", [None, "text", "{}"])
+def test_what_is_no_measurement_is_told(text, tmp_path):
+    path = tmp_path / "coldstart-process.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(KdlibError, match="holds no cold starts; make it with `python -m faas coldstart --json"):
+        load(path)
+
+
+def test_an_image_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(KdlibError, match="--docker needs Docker's command"):
+        coldstart.measure(docker=True)
+
