@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import jwt
 import pytest
-from functions import KEY, ROOT, SECRET, Function, deployed, tiny
 
 from faas import app
 from faas.app import LINE, LONGEST
+from functions import KEY, ROOT, SECRET, Function, deployed, tiny
 from kdlib.errors import KdlibError, Missing, Unreachable
 from kdlib.invoke import Record, Step
 from kdlib.store import Store

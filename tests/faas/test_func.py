@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import yaml
-from functions import KEY, ROOT, SECRET, Function, deployed, tiny
 
+from functions import KEY, ROOT, SECRET, Function, deployed, tiny
 from kdlib.invoke import Record
 from kdlib.store import Store
 from kdlib.tokens import token

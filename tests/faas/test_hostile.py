@@ -11,10 +11,10 @@ from urllib.parse import quote
 import jwt
 import psutil
 import pytest
-from functions import KEY, SECRET, Function, deployed, tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from functions import KEY, SECRET, Function, deployed, tiny
 from kdlib.tokens import token
 
 VALID = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}

@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from functions import ROOT, Function, deployed, tiny
 
 from faas.__main__ import app
 from faas.access import folders
 from faas.confine import possible
+from functions import ROOT, Function, deployed, tiny
 from kdlib import run
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment

@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from functions import ROOT, SECRET
 from proxies import Proxy, StoreRelay
 from servers import BUCKET
 
 from faas.access import policy
+from functions import ROOT, SECRET
 from kdlib.invoke import Step
 from kdlib.invoke_http import AGGREGATOR
 from kdlib.results import Run, final_bytes, load

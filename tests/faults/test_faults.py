@@ -10,9 +10,9 @@ from collections import Counter
 import pytest
 import torch
 from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
-from functions import tiny
 
 from faas.instance import Anybody
+from functions import tiny
 from kdlib.client import mean
 from kdlib.invoke import Step
 from kdlib.perform import STRATEGIES
