@@ -119,6 +119,8 @@ def _robust(pairs) -> tuple[str, str]:
     gap, half = sum(gaps) / len(gaps), interval(gaps)
     where = "" if isinstance(hardest, str) else f" at {hardest:g}"
     told.append(f"gap{where}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
+    if any(fedmd.experiment.task != feddf.experiment.task for fedmd, feddf in pairs.values()):
+        return "; ".join(told), "cannot be compared: FedMD has other private data than FedDF"
     if math.isnan(half):
         return "; ".join(told), "undecided: one seed"
     return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"

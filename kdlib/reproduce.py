@@ -61,7 +61,8 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
     if faults:
         grid += [Sheet(notebook, single | {"alpha": min(alphas), "seed": seed, switch: value})
                  for seed in seeds for notebook, switch, value in FAULTS]
-    first = Sheet("01_data_heterogeneity", {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
+    shared_out = "01_roles" if alphas == [None] else "01_data_heterogeneity"
+    first = Sheet(shared_out, {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
     last = Sheet("04_accuracy", own | here | {"alphas": alphas, "seeds": seeds, "faults": faults})
     with tqdm(total=len(grid) + 2, desc="notebooks", unit="notebook") as bar:
         for stage in ([first], grid, [last]):
