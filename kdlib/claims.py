@@ -10,7 +10,7 @@ from kdlib.bench import measure
 from kdlib.cost import Prices, total
 from kdlib.errors import KdlibError
 from kdlib.experiment import PROFILES, STRATEGIES, Experiment, make_experiment
-from kdlib.figures import complete, curves, final_table, interval
+from kdlib.figures import complete, curves, final_table, interval, mixed
 from kdlib.results import Run
 from kdlib.task import load_task
 
@@ -43,12 +43,13 @@ class Finding(NamedTuple):
 def of_task(task: str, profile: str, runs: str | Path, prices: Iterable[Prices],
             benches: str | Path) -> list[Finding]:
     """The findings on a task from all complete runs in the folder `runs` that are the profile's, nothing changed."""
-    made = [one for one in complete(runs) if one.experiment.task == load_task(task) and one.experiment ==
+    made = [one for one in complete(runs)
+            if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
             make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
-    alphas, seeds = ({getattr(one.experiment, name) for one in made} for name in ("alpha", "seed"))
-    command = (f"kdlib reproduce --task {task} --profile {profile} --alphas '"
-               f"{' '.join(f'{alpha:g}' for alpha in sorted(alphas, reverse=True))}' --seeds '"
-               f"{' '.join(map(str, sorted(seeds)))}'")
+    alphas = sorted({one.experiment.alpha for one in made} - {None}, reverse=True)
+    told = f" --alphas '{' '.join(f'{alpha:g}' for alpha in alphas)}'" if alphas else ""
+    command = (f"kdlib reproduce --task {task} --profile {profile}{told} --seeds '"
+               f"{' '.join(map(str, sorted({one.experiment.seed for one in made})))}'")
     return findings(made, prices, benches, command)
 
 
@@ -58,7 +59,7 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     runs: of both strategies; those whose partner with the same alpha and seed is missing are left out. benches: the
     folder of bench-NAME.json. Raises KdlibError where no pair is there.
     """
-    found = {(one.experiment.strategy, one.experiment.alpha, one.experiment.seed): one for one in runs}
+    found = {(one.experiment.strategy, one.experiment.mix, one.experiment.seed): one for one in runs}
     settings = sorted({name[1:] for name in found}, reverse=True)
     pairs = {setting: (found["fedmd", *setting], found["feddf", *setting]) for setting in settings
              if ("fedmd", *setting) in found and ("feddf", *setting) in found}
@@ -109,14 +110,17 @@ def differs(experiments: Iterable[Experiment]) -> str:
 
 def _robust(pairs) -> tuple[str, str]:
     finals = final_table(curves([one for pair in pairs.values() for one in pair]))
-    told = [f"alpha {alpha:g}: " + ", ".join(
+    told = [f"{mixed(alpha)}: " + ", ".join(
         f"{STRATEGIES[row.strategy].__name__} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
         for alpha, rows in finals.groupby("alpha", sort=False)]
     hardest = min(alpha for alpha, _ in pairs)
     gaps = [feddf.result["accuracy"] - fedmd.result["accuracy"]
             for (alpha, _), (fedmd, feddf) in pairs.items() if alpha == hardest]
     gap, half = sum(gaps) / len(gaps), interval(gaps)
-    told.append(f"gap at {hardest:g}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
+    where = "" if isinstance(hardest, str) else f" at {hardest:g}"
+    told.append(f"gap{where}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
+    if any(fedmd.experiment.task != feddf.experiment.task for fedmd, feddf in pairs.values()):
+        return "; ".join(told), "cannot be compared: FedMD has other private data than FedDF"
     if math.isnan(half):
         return "; ".join(told), "undecided: one seed"
     return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"

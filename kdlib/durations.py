@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import torch
 
 from kdlib.client import start
+from kdlib.engine import inputs
 from kdlib.experiment import FedAvg
 
 SPEED = 10e9  # multiply-accumulates a second: a nominal core, so that durations are of the size of seconds
@@ -24,7 +25,7 @@ def work(experiment: FedAvg, architecture: str) -> int:
 
     model = start(experiment, architecture).eval().to("meta")  # shapes alone are followed, nothing is computed
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *experiment.task.image, device="meta"))
+        model(inputs(torch.zeros(1, *experiment.task.shape, dtype=torch.uint8, device="meta")))
     return counter.get_total_flops() // 2  # two operations are one multiply-accumulate
 
 

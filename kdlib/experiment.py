@@ -95,6 +95,11 @@ class Experiment(BaseModel):
         return self
 
     @property
+    def mix(self) -> float | str:
+        """Alpha, or `roles`: by what the private data are shared out, for tables of several runs."""
+        return "roles" if self.alpha is None else self.alpha
+
+    @property
     def title(self) -> str:
         """One line for a bar or a figure."""
         alpha = "" if self.alpha is None else f" alpha {self.alpha:g}"

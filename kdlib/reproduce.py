@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from kdlib import archive
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
+from kdlib.task import load_task
 
 FAULTS = (("02_fedmd", "transfer", "lost"), ("02_fedmd", "alignment", "permuted"), ("03_feddf", "kl", "reverse"))
 
@@ -27,7 +28,7 @@ class Sheet(NamedTuple):
     def name(self) -> str:
         """The executed notebook's file name: what differs from sheet to sheet is in it."""
         told = ("task", "profile", "alpha", "seed", *(switch for _, switch, _ in FAULTS))
-        values = [self.parameters[word] for word in told if word in self.parameters]
+        values = [value for word in told if (value := self.parameters.get(word)) is not None]
         words = [f"{value:g}" if isinstance(value, float) else Path(str(value)).stem for value in values]
         return "-".join([self.notebook, *words]) + ".ipynb"
 
@@ -36,10 +37,13 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
               notebooks: Path, figures: Path, jobs: int, kept: bool = False) -> list[Path]:
     """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04.
 
-    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive).
+    Where clients are roles there is no alpha, whatever `alphas` are. With `kept`, runs whose records lie in
+    FIGURES/records count as complete (kdlib.archive).
     Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last.
     Raises KdlibError for values that no run could have, a parameter that a notebook lacks, or a notebook that fails.
     """
+    if load_task(task).by_roles:
+        alphas = [None]
     for alpha in alphas:
         make_experiment(task, "fedmd", alpha, seeds[0], profile)
     if not (notebooks / "04_accuracy.ipynb").is_file():
@@ -57,7 +61,8 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
     if faults:
         grid += [Sheet(notebook, single | {"alpha": min(alphas), "seed": seed, switch: value})
                  for seed in seeds for notebook, switch, value in FAULTS]
-    first = Sheet("01_data_heterogeneity", {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
+    shared_out = "01_roles" if alphas == [None] else "01_data_heterogeneity"
+    first = Sheet(shared_out, {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
     last = Sheet("04_accuracy", own | here | {"alphas": alphas, "seeds": seeds, "faults": faults})
     with tqdm(total=len(grid) + 2, desc="notebooks", unit="notebook") as bar:
         for stage in ([first], grid, [last]):

@@ -44,7 +44,7 @@ def invocations(runs: Sequence[Run]) -> pd.DataFrame:
     Raises KdlibError for two invokers.
     """
     invoker(runs)
-    return pd.concat([one.table.assign(task=one.experiment.task.name, strategy=label(one), alpha=one.experiment.alpha,
+    return pd.concat([one.table.assign(task=one.experiment.task.name, strategy=label(one), alpha=one.experiment.mix,
                                        seed=one.experiment.seed) for one in runs], ignore_index=True)
 
 
@@ -105,6 +105,6 @@ def to_reach(runs: Sequence[Run], accuracy: float, prices: Prices,
         sums = so_far[["modelled", "measured", "usd"]].cumsum().assign(round=so_far["round"])
         there = sums[so_far["accuracy"] >= accuracy]
         found = there.iloc[0].to_dict() if len(there) else dict.fromkeys(sums, float("nan"))
-        rows.append({"task": one.experiment.task.name, "strategy": label(one), "alpha": one.experiment.alpha,
+        rows.append({"task": one.experiment.task.name, "strategy": label(one), "alpha": one.experiment.mix,
                      "seed": one.experiment.seed} | found)
     return pd.DataFrame(rows)[[*SETUP, "seed", "round", "modelled", "measured", "usd"]]

@@ -17,6 +17,12 @@ def test_work_is_what_the_layers_multiply():
     assert durations.work(feddf(), "cnn2-128-256") == by_hand
 
 
+def test_work_of_a_text_is_what_its_layers_multiply():
+    # 80 steps of 4 gates from 8 inputs and 256 units, in the second layer from 256 and 256; then 82 characters.
+    by_hand = 80 * 4 * 256 * (8 + 256 + 256 + 256) + 256 * 82
+    assert durations.work(make_experiment("shakespeare", "feddf", profile="paper"), "lstm2-256") == by_hand
+
+
 @pytest.mark.parametrize("architecture", ZOO)
 def test_work_is_counted_without_computing_or_drawing(architecture):
     state = torch.random.get_rng_state()

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from kdlib import figures
+from kdlib import cost, figures, times
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 
@@ -79,6 +79,31 @@ def test_keep_writes_equal_files_for_equal_figures_and_one_row_a_figure(made, tm
     rows = list(csv.DictReader((tmp_path / "index.csv").open()))
     assert [(row["figure"], row["command"]) for row in rows] == [("one.png", "second"), ("other.png", "third")]
     assert rows[0]["runs"].split() == [one.key for one in made] and float(rows[0]["seconds"]) >= 0
+
+
+@pytest.fixture(scope="module")
+def texts(smoke, own_texts):
+    """Both strategies on texts, where clients are roles."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_DATA", str(own_texts))
+        return [smoke(strategy, alpha=None, task=str(own_texts / "own.toml"), rounds=1, samples=40, width=0.05,
+                      alignment_items=16) for strategy in ("fedmd", "feddf")]
+
+
+def test_runs_by_roles_are_drawn_and_told_as_such(texts, tmp_path):
+    table = figures.curves(texts)
+    assert set(table["alpha"]) == {"roles"} and len(figures.final_table(table)) == 2
+    published = pd.DataFrame(columns=["strategy", "alpha", "model", "round", "accuracy"]).astype({"alpha": float})
+    for figure, titles in ((figures.accuracy(table, published, "title"), ["FedMD, by roles", "FedDF, by roles"]),
+                           (figures.comparison(table, "title"), ["by roles"])):
+        assert [axis.get_title() for axis in figure.axes] == titles
+        plt.close(figure)
+    steps = times.per_step(texts)
+    assert set(steps["strategy"]) == {"fedmd", "feddf"} and set(steps["alpha"]) == {"roles"}
+    plt.close(figures.time_per_step(steps, "title"))
+    assert set(times.to_reach(texts, 0.0, cost.load_prices("gcf"))["alpha"]) == {"roles"}
+    with pytest.raises(KdlibError, match="the first being own fedmd seed 0; make them with"):
+        figures.find(tmp_path, [one.experiment for one in texts])
 
 
 def test_the_accuracy_figure_has_a_panel_an_alpha_and_strategy_and_a_line_an_architecture(made):

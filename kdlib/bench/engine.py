@@ -25,7 +25,7 @@ PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
 
 
 def bench_train(pairs: int, quick: bool) -> Bench:
-    """Training images a second, plain against engine, for each architecture of the zoo at full width."""
+    """Training items a second, plain against engine, for each architecture of both zoos at full width."""
     return _plain_against_engine("train", pairs, 1 if quick else 4)
 
 
@@ -35,22 +35,23 @@ def bench_predict(pairs: int, quick: bool) -> Bench:
 
 
 def _plain_against_engine(name, pairs, batches) -> Bench:
-    experiment = make_experiment("digits", "feddf", 100, profile="paper", threads=2, precision="auto", batch=BATCH)
+    images, texts = (make_experiment(task, "feddf", profile="paper", threads=2, precision="auto", batch=BATCH)
+                     for task in ("digits", "shakespeare"))
     seconds, factors = {}, {}
     # Two processes: what the engine asks of the allocator must not help the plain side.
     with workers(1) as plain_worker, workers(1) as engine_worker:
-        for architecture in experiment.architectures:
+        for experiment, architecture in [(each, name) for each in (images, texts) for name in each.architectures]:
             arguments = experiment, architecture, batches
             sides = {f"{architecture} {way}": functools.partial(_in, pool, _seconds, name, way, *arguments)
                      for way, pool in (("plain", plain_worker), ("engine", engine_worker))}
             found = alternate(sides, pairs, architecture)
             factors[architecture] = ratio(*found.values())
             seconds |= found
-    bench = finish(name, factors[HEADLINE], factors, seconds, experiment.threads,
+    bench = finish(name, factors[HEADLINE], factors, seconds, images.threads,
                    dict.fromkeys(seconds, batches * BATCH))
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
-    bench.notes = [f"engine in {experiment.precision}, batches of {BATCH}"]
+    bench.notes = [f"engine in {images.precision}, batches of {BATCH}: digits, and windows of random characters"]
     if not 0.8 * low <= rate <= 1.2 * high:
         bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: this is "
                            f"another CPU ({bench.machine['cpu']}, {bench.machine['cores']} cores); the ratio compares "
@@ -63,11 +64,16 @@ def _in(pool, function, *arguments):
 
 
 def _seconds(name, way, experiment, architecture, batches) -> float:
-    """In a worker: how long one side takes for `batches` batches of digits."""
+    """In a worker: how long one side takes for `batches` batches."""
     torch.set_num_threads(experiment.threads)
-    drawn = data.prepare(experiment)
-    x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[: batches * BATCH]
-    y = torch.from_numpy(drawn.private.y).repeat(4)[: batches * BATCH]
+    if experiment.task.by_roles:  # the time is the same whatever the characters are, and so no data are needed
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randint(experiment.classes, (batches * BATCH, *experiment.task.shape), generator=generator).byte()
+        y = torch.randint(experiment.classes, (batches * BATCH,), generator=generator)
+    else:
+        drawn = data.prepare(experiment)
+        x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[: batches * BATCH]
+        y = torch.from_numpy(drawn.private.y).repeat(4)[: batches * BATCH]
     model = plain.model(experiment, architecture) if way == "plain" else client.start(experiment, architecture)
     side = {
         "train plain": lambda: plain.train(experiment, model, x, y, BATCH, batches),

@@ -47,7 +47,7 @@ class Bench(BaseModel):
         """The same for a reader."""
         lines = [f"{self.name}: {self.ratio:.2f}x", f"{self.pairs} pairs, {self.threads} threads per Step"]
         for name, side in self.sides.items():
-            rate = f", {side.per_second:,.0f} images/s" if side.per_second else ""
+            rate = f", {side.per_second:,.0f} items/s" if side.per_second else ""
             lines.append(f"  {name:40} {side.median:9.3f} s ({side.low:.3f} to {side.high:.3f}){rate}")
         lines += [f"  {name:40} {factor:9.2f}x" for name, factor in self.factors.items()]
         lines += [f"  {name:40} {value:9.2f}" for name, value in self.facts.items()]

@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.figures.style import TITLES
+from kdlib.figures.style import TITLES, mixed
 from kdlib.figures.tables import over_seeds
 
 PUBLISHED = "published (Chadha et al., 2024), dashed"
@@ -18,7 +18,7 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     Ours solid, mean over seeds in Student's 95 % interval; the published curve dashed in the same colour behind it.
     """
     architectures = list(dict.fromkeys(table["architecture"]))
-    architectures.sort(key=lambda name: (name[:4], [int(number) for number in name.split("-")[1:]]))
+    architectures.sort(key=lambda name: (name.partition("-")[0], [int(number) for number in name.split("-")[1:]]))
     colours = dict(zip(architectures, sns.color_palette("colorblind"), strict=False))
     alphas, strategies = _in_order(table)
     figure, axes = plt.subplots(len(alphas), len(strategies), figsize=(3.4 * len(strategies), 2.9 * len(alphas) + 1.1),
@@ -30,7 +30,7 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
             line = theirs[theirs["model"] == model]
             axis.plot(line["round"], line["accuracy"], "--", color=colours[architecture], linewidth=1, alpha=0.7)
             _band(axis, cell[cell["architecture"] == architecture], colours[architecture])
-        axis.set(title=f"{TITLES[strategy]}, alpha = {alpha:g}", ylim=(0, 1))
+        axis.set(title=f"{TITLES[strategy]}, {mixed(alpha)}", ylim=(0, 1))
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=colours[name], label=f"{model}: {name}")
                for model, name in enumerate(architectures)]
@@ -51,7 +51,7 @@ def comparison(table: pd.DataFrame, title: str) -> Figure:
         for strategy in strategies:
             colour, style = styles[strategy]
             _band(axis, means.query("alpha == @alpha and strategy == @strategy"), colour, style)
-        axis.set(title=f"alpha = {alpha:g}", ylim=(0, 1))
+        axis.set(title=mixed(alpha), ylim=(0, 1))
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=styles[name][0], linestyle=styles[name][1], label=TITLES[name])
                for name in strategies]
@@ -75,7 +75,7 @@ def faults(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
         axis.plot(theirs.index, theirs, "--", color="black", linewidth=1)
         _band(axis, means[~means["fault"]], right)
         _band(axis, means[means["fault"]], wrong, "-.")
-        axis.set(title=f"{TITLES[strategy]}: {switch}, alpha = {alpha:g}", ylim=(0, 1))
+        axis.set(title=f"{TITLES[strategy]}: {switch}, {mixed(alpha)}", ylim=(0, 1))
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=right, label="as the paper describes it"),
                Line2D([], [], color=wrong, linestyle="-.", label="with the artefact's fault")]

@@ -25,3 +25,19 @@ def data_distribution(tables: dict[float, pd.DataFrame], title: str) -> Figure:
     handles = [plt.scatter([], [], s=90 * size / most, color="grey", label=f"{size} items") for size in sizes]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(sizes), frameon=False)
     return figure
+
+
+def windows_per_client(table: pd.DataFrame, title: str) -> Figure:
+    """The same for texts, where a client is a role: x client, y windows that it trains on.
+
+    table: kdlib.partition.table.
+    """
+    held = table.groupby("client")["items"].sum()
+    figure, axis = plt.subplots(figsize=(11, 3.8), layout="constrained")
+    axis.bar([int(name.removeprefix("client-")) for name in held.index], held,
+             color=sns.color_palette("colorblind")[0])
+    axis.axhline(held.median(), color="black", linewidth=1, linestyle="--", label=f"median: {held.median():,.0f}")
+    axis.set(title=title, xlabel="client", ylabel="windows")
+    axis.legend(frameon=False)
+    axis.grid(axis="y", alpha=0.3)
+    return figure

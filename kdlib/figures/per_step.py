@@ -6,6 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from kdlib.figures.style import mixed
 from kdlib.figures.style import title as called
 
 
@@ -16,7 +17,7 @@ def time_per_step(table: pd.DataFrame, title: str) -> Figure:
     """
     figure, axes = _panels(table)
     for axis, (strategy, rows) in zip(axes, table.groupby("strategy", sort=False), strict=True):
-        rows = rows.assign(hue=[f"alpha = {alpha:g}" for alpha in rows["alpha"]],
+        rows = rows.assign(hue=[mixed(alpha) for alpha in rows["alpha"]],
                            told=[f"{calls:.0f} x {seconds:.3g} s" for calls, seconds in
                                  zip(rows["calls"], rows["seconds"], strict=True)])
         _bars(axis, rows, "total", "total_around")

@@ -33,7 +33,7 @@ def speedups(bars: dict[str, dict[str, float]], engine: pd.DataFrame, title: str
     left.legend(handles, [*names, "published"], fontsize=8, loc="lower right")
     sns.barplot(engine, y="architecture", x="ratio", hue="bench", palette="colorblind", ax=right)
     right.axvline(1, color="black", linewidth=1)
-    right.set(xlabel="times the plain PyTorch loop's images/s", ylabel="")
+    right.set(xlabel="times the plain PyTorch loop's items/s", ylabel="")
     for bar in right.containers:
         right.bar_label(bar, fmt="%.1f", fontsize=8, padding=2)
     figure.suptitle(title)

@@ -28,15 +28,15 @@ def find(runs: str | Path, experiments: Sequence[Experiment]) -> list[Run]:
     if missing:
         first = missing[0]
         raise KdlibError(f"{len(missing)} of {len(experiments)} runs are not in {runs} or not complete, the first "
-                         f"being {first.task.name} {first.strategy} alpha {first.alpha:g} seed {first.seed}; "
+                         f"being {first.title}; "
                          f"make them with `kdlib reproduce --task {first.task.name} ...`")
     return [found[one.model_dump_json()] for one in experiments]
 
 
 def curves(runs: Iterable[Run], **labels) -> pd.DataFrame:
-    """strategy, alpha, seed, round, architecture, accuracy (0-1) of all the runs, and the labels given."""
+    """strategy, alpha (see Experiment.mix), seed, round, architecture, accuracy (0-1) of the runs, the labels given."""
     return pd.concat([accuracy_by_architecture(one).assign(strategy=one.experiment.strategy,
-                                                           alpha=one.experiment.alpha, seed=one.experiment.seed,
+                                                           alpha=one.experiment.mix, seed=one.experiment.seed,
                                                            **labels) for one in runs], ignore_index=True)
 
 

@@ -53,6 +53,8 @@ def test_a_round_is_linear_in_the_clients(tmp_path):
 def test_the_engine_is_as_fast_as_it_says(name, headline, least):
     found = bench(name)
     assert found["ratio"] >= headline and min(found["factors"].values()) >= least
+    lstms = [factor for architecture, factor in found["factors"].items() if architecture.startswith("lstm")]
+    assert len(lstms) == 4 and (name != "train" or min(lstms) >= 2.5)
 
 
 def test_sides_take_turns_after_a_call_that_does_not_count():
@@ -78,7 +80,7 @@ def test_a_bench_survives_json_and_reads_well(tmp_path):
                   extrapolated={"slow": 5.0})
     (tmp_path / "bench-train.json").write_text(made.model_dump_json())
     assert measure.load(tmp_path, "train") == made == Bench.model_validate_json(made.model_dump_json())
-    assert "train: 2.00x" in made.text() and "slow was scaled up by 5" in made.text() and "images/s" in made.text()
+    assert "train: 2.00x" in made.text() and "slow was scaled up by 5" in made.text() and "items/s" in made.text()
 
 
 def test_an_unknown_bench_is_one_clear_line():

@@ -67,6 +67,17 @@ def test_quickstart(tmp_path):
     assert outputs and not any(output.output_type == "error" for output in outputs)
 
 
+def test_texts_have_their_own_first_notebook_and_the_same_later_ones(own_texts, tmp_path, monkeypatch):
+    """02 on texts of one's own, whose title tells no alpha; 04 is drawn from records, see test_figures."""
+    monkeypatch.setenv("KDLIB_DATA", str(own_texts))
+    task = str(own_texts / "own.toml")
+    for notebook, parameters in (("01_roles", {"clients": 4, "figures": str(tmp_path / "figures")}),
+                                 ("02_fedmd", {"alpha": None, "profile": "smoke", "runs": str(tmp_path / "runs")})):
+        made = execute(Sheet(notebook, {"task": task, **parameters}), ROOT / "notebooks", tmp_path)
+        assert made.name.startswith(f"{notebook}-own")
+    assert (tmp_path / "figures" / "data-own.png").stat().st_size > 2000
+
+
 def test_an_unknown_parameter_is_an_error(tmp_path):
     with pytest.raises(KdlibError, match=r"02_fedmd.ipynb has no parameter aplha; allowed: task, alpha"):
         execute(Sheet("02_fedmd", {"aplha": 1}), ROOT / "notebooks", tmp_path)
