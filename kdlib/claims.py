@@ -11,6 +11,7 @@ from kdlib.cost import Prices, total
 from kdlib.errors import KdlibError
 from kdlib.experiment import PROFILES, STRATEGIES, Experiment, make_experiment
 from kdlib.figures import complete, curves, final_table, interval, mixed
+from kdlib.grid import Grid
 from kdlib.results import Run
 from kdlib.task import load_task
 
@@ -47,10 +48,8 @@ def of_task(task: str, profile: str, runs: str | Path, prices: Iterable[Prices],
             if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
             make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
     alphas = sorted({one.experiment.alpha for one in made} - {None}, reverse=True)
-    told = f" --alphas '{' '.join(f'{alpha:g}' for alpha in alphas)}'" if alphas else ""
-    command = (f"kdlib reproduce --task {task} --profile {profile}{told} --seeds '"
-               f"{' '.join(map(str, sorted({one.experiment.seed for one in made})))}'")
-    return findings(made, prices, benches, command)
+    seeds = sorted({one.experiment.seed for one in made})
+    return findings(made, prices, benches, Grid(task, profile, alphas or [None], seeds).command)
 
 
 def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path, command: str) -> list[Finding]:

@@ -202,6 +202,9 @@ def reproduce(
     seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
     faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Also run each of the artefact's faults, at the "
                                                                       "smallest alpha.")] = False,
+    costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Also 05_time and 07_cost, which make runs of their "
+                                                                   "own.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Of the notebooks, only this; may be repeated.")] = None,
     runs: Runs = Path("runs"),
     notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
@@ -210,10 +213,11 @@ def reproduce(
                                                       "draw from those.")] = False,
 ):
     """The whole grid through papermill, then every figure. A run that is complete is not run again."""
-    from kdlib import reproduce as grid
+    from kdlib import reproduce as notebook
+    from kdlib.grid import Grid
 
-    made = grid.reproduce(task, profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults,
-                          runs, notebooks, figures, jobs, kept)
+    grid = Grid(task, profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs)
+    made = notebook.reproduce(grid, runs, notebooks, figures, jobs, kept, only or ())
     typer.echo(f"executed notebooks: {runs / 'notebooks'}")
     typer.echo("figures and tables:")
     for path in made:

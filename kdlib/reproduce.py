@@ -1,71 +1,42 @@
 """The grid of runs and figures, executed as notebooks through papermill."""
 
 import multiprocessing
-import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NamedTuple
 
 import papermill
 from tqdm.auto import tqdm
 
 from kdlib import archive
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
-from kdlib.task import load_task
-
-FAULTS = (("02_fedmd", "transfer", "lost"), ("02_fedmd", "alignment", "permuted"), ("03_feddf", "kl", "reverse"))
+from kdlib.grid import Grid, Sheet
 
 
-class Sheet(NamedTuple):
-    """One execution of a notebook: its name, and the values of its `parameters` cell."""
+def reproduce(grid: Grid, runs: Path, notebooks: Path, figures: Path, jobs: int, kept: bool = False,
+              only: Sequence[str] = ()) -> list[Path]:
+    """Execute 01, then 02 and 03 for every setting, `jobs` side by side, then 04 and 06, and 05 and 07 for `costs`.
 
-    notebook: str
-    parameters: dict
-
-    @property
-    def name(self) -> str:
-        """The executed notebook's file name: what differs from sheet to sheet is in it."""
-        told = ("task", "profile", "alpha", "seed", *(switch for _, switch, _ in FAULTS))
-        values = [value for word in told if (value := self.parameters.get(word)) is not None]
-        words = [f"{value:g}" if isinstance(value, float) else Path(str(value)).stem for value in values]
-        return "-".join([self.notebook, *words]) + ".ipynb"
-
-
-def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], faults: bool, runs: Path,
-              notebooks: Path, figures: Path, jobs: int, kept: bool = False) -> list[Path]:
-    """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04.
-
-    Where clients are roles there is no alpha, whatever `alphas` are. With `kept`, runs whose records lie in
-    FIGURES/records count as complete (kdlib.archive).
-    Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last.
-    Raises KdlibError for values that no run could have, a parameter that a notebook lacks, or a notebook that fails.
+    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive); with `only`, no other
+    notebooks than these are executed. Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that
+    they wrote, newest last. Raises KdlibError for values that no run could have, a notebook that there is not, a
+    parameter that a notebook lacks, or a notebook that fails.
     """
-    if load_task(task).by_roles:
-        alphas = [None]
-    for alpha in alphas:
-        make_experiment(task, "fedmd", alpha, seeds[0], profile)
     if not (notebooks / "04_accuracy.ipynb").is_file():
         raise KdlibError(f"{notebooks} holds no notebooks; call this where the repository is, or give --notebooks")
+    stages = grid._replace(costs=grid.costs or bool(only)).stages(notebooks, runs, figures)
+    known = sorted({sheet.notebook for stage in stages for sheet in stage})
+    if unknown := sorted(set(only) - set(known)):
+        raise KdlibError(f"no notebook {', '.join(unknown)} in the grid; allowed: {', '.join(known)}")
+    stages = [[sheet for sheet in stage if not only or sheet.notebook in only] for stage in stages]
     began = time.time()
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     if kept:
         archive.restore(figures / "records", runs)
-    here = {name: os.path.relpath(path, notebooks) for name, path in (("runs", runs), ("figures", figures))}
-    own = {"task": os.path.relpath(task, notebooks) if task.endswith(".toml") else task, "profile": profile}
-    single = own | {"runs": here["runs"]}
-    grid = [Sheet(notebook, single | {"alpha": alpha, "seed": seed})
-            for seed in seeds for alpha in alphas for notebook in ("03_feddf", "02_fedmd")]
-    if faults:
-        grid += [Sheet(notebook, single | {"alpha": min(alphas), "seed": seed, switch: value})
-                 for seed in seeds for notebook, switch, value in FAULTS]
-    shared_out = "01_roles" if alphas == [None] else "01_data_heterogeneity"
-    first = Sheet(shared_out, {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
-    last = Sheet("04_accuracy", own | here | {"alphas": alphas, "seeds": seeds, "faults": faults})
-    with tqdm(total=len(grid) + 2, desc="notebooks", unit="notebook") as bar:
-        for stage in ([first], grid, [last]):
+    with tqdm(total=sum(map(len, stages)), desc="notebooks", unit="notebook") as bar:
+        for stage in filter(None, stages):
             _execute(stage, notebooks, runs / "notebooks", jobs, bar)
     written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
     return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)

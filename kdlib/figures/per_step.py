@@ -63,7 +63,8 @@ def _bars(axis: Axes, rows: pd.DataFrame, value: str, more: str | None = None) -
             axis.barh(at, cell[more], height, left=cell[value], color=shade, alpha=0.35)
         for place, end, told in zip(at, ends, cell["told"], strict=True):
             axis.annotate(told, (end, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axis.set(yticks=range(len(steps)), yticklabels=[step.replace("+", "+\n").replace(">", ">\n") for step in steps])
+    axis.set_yticks(range(len(steps)), [step.replace("+", "+\n").replace(">", ">\n") for step in steps],
+                    fontsize=7 if any("+" in step for step in steps) else 9)
 
 
 def _dressed(figure, axes, title):
