@@ -1,4 +1,4 @@
-# make reproduce | test | test-faults | test-containers | lab | notebooks | clean
+# make reproduce | test | test-faults | test-containers | bench | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -7,9 +7,10 @@ SEEDS ?= 0
 JOBS ?= 2
 FAULTS ?= no-faults
 PYTHON ?= python3
+BENCHES ?= train predict overhead pretrain distil fused scale
 BIN := .venv/bin
 
-.PHONY: reproduce test test-faults test-containers lab notebooks clean
+.PHONY: reproduce test test-faults test-containers bench lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
@@ -28,6 +29,13 @@ test-containers: .venv/installed
 	@echo "This changes the machine: where no Docker engine answers, it installs docker.io, debootstrap and iptables with"
 	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
 	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
+
+# Every speed-up anew, for notebook 06: some 20 minutes on a machine with nothing else to do.
+bench: .venv/installed
+	for name in $(BENCHES); do \
+		$(BIN)/kdlib bench $$name --json > papers_figures/.bench.part || exit 1; \
+		mv papers_figures/.bench.part papers_figures/bench-$$name.json; \
+	done
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -34,7 +34,7 @@ class Sheet(NamedTuple):
 
 def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], faults: bool, runs: Path,
               notebooks: Path, figures: Path, jobs: int, kept: bool = False) -> list[Path]:
-    """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04.
+    """Execute 01, then 02 and 03 for every alpha and seed (and every fault), `jobs` side by side, then 04 and 06.
 
     With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive).
     Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last.
@@ -58,9 +58,10 @@ def reproduce(task: str, profile: str, alphas: list[float], seeds: list[int], fa
         grid += [Sheet(notebook, single | {"alpha": min(alphas), "seed": seed, switch: value})
                  for seed in seeds for notebook, switch, value in FAULTS]
     first = Sheet("01_data_heterogeneity", {"task": own["task"], "seed": seeds[0], "figures": here["figures"]})
-    last = Sheet("04_accuracy", own | here | {"alphas": alphas, "seeds": seeds, "faults": faults})
-    with tqdm(total=len(grid) + 2, desc="notebooks", unit="notebook") as bar:
-        for stage in ([first], grid, [last]):
+    last = [Sheet("04_accuracy", own | here | {"alphas": alphas, "seeds": seeds, "faults": faults}),
+            Sheet("06_speedups", {"figures": here["figures"]})]
+    with tqdm(total=len(grid) + 3, desc="notebooks", unit="notebook") as bar:
+        for stage in ([first], grid, last):
             _execute(stage, notebooks, runs / "notebooks", jobs, bar)
     written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
     return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)
