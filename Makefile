@@ -1,4 +1,4 @@
-# make reproduce | test | test-faults | test-containers | test-bench | lab | notebooks | clean
+# make reproduce | test | test-faults | test-containers | bench | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -6,13 +6,15 @@ ALPHAS ?= 100 0.1
 SEEDS ?= 0
 JOBS ?= 2
 FAULTS ?= no-faults
+COSTS ?= no-costs
 PYTHON ?= python3
+BENCHES ?= train predict overhead pretrain distil fused scale
 BIN := .venv/bin
 
-.PHONY: reproduce test test-faults test-containers test-bench lab notebooks clean
+.PHONY: reproduce test test-faults test-containers bench lab notebooks clean
 
 reproduce: .venv/installed
-	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --jobs $(JOBS)
+	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
 
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
@@ -29,9 +31,12 @@ test-containers: .venv/installed
 	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
 	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
 
-# Minutes, and nothing else may run meanwhile; without AMX it skips.
-test-bench: .venv/installed
-	export KDLIB_BENCH=1; $(TESTS) -n 0 tests/bench -k as_fast_as
+# Every speed-up anew, for notebook 06: some 20 minutes on a machine with nothing else to do.
+bench: .venv/installed
+	for name in $(BENCHES); do \
+		$(BIN)/kdlib bench $$name --json > papers_figures/.bench.part || exit 1; \
+		mv papers_figures/.bench.part papers_figures/bench-$$name.json; \
+	done
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Iterator
 
+from kdlib import client
+from kdlib.durations import work
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment, from_json
 from kdlib.invoke import Perform, Record, Step, measured
@@ -28,7 +30,7 @@ log = logging.getLogger("kdlib")
 
 
 class Ray:
-    """A Stage's Steps as Ray tasks, `threads` CPUs each.
+    """A Stage's Steps as Ray tasks, `threads` CPUs each, those of the largest models first.
 
     address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
     on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
@@ -54,7 +56,7 @@ class Ray:
         def send(numbers):
             return {place.remote(self.perform, key, settings, url, steps[number]): number for number in numbers}
 
-        waiting, nodes = send(range(len(steps))), _alive()
+        waiting, nodes = send(_largest_first(experiment, steps)), _alive()
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=QUIET)
@@ -97,6 +99,24 @@ class Ray:
                                  "tries again") from error
             self.task = ray.remote(_carry_out)
         _find_room(threads)
+
+
+def _largest_first(experiment: Experiment, steps: list[Step]) -> list[int]:
+    """The steps' numbers, by the work of their models: so that at a Stage's end no CPU waits long for another."""
+    models = {*experiment.client_names, *experiment.architectures}
+
+    def size(number):
+        subject = steps[number].subject
+        return _size(experiment, experiment.architecture_of(subject)) if subject in models else 0
+
+    return sorted(range(len(steps)), key=size, reverse=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _size(experiment: Experiment, architecture: str) -> int:
+    if experiment.task.by_roles:  # an LSTM's work is a multiply-accumulate per character and weight
+        return sum(parameter.numel() for parameter in client.start(experiment, architecture).parameters())
+    return work(experiment, architecture)
 
 
 def _alive() -> set[str]:

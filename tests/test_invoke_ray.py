@@ -15,7 +15,7 @@ import pytest
 from kdlib import invoke_ray, run
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
-from kdlib.invoke import Stage
+from kdlib.invoke import Stage, Step
 from kdlib.invoke_ray import Ray, ray
 from kdlib.perform import perform
 from kdlib.store import Store
@@ -78,6 +78,17 @@ def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_pa
     assert [file.name for file in (the_run.folder / "records").iterdir()] == ["ray-1.jsonl"]
     assert {record.backend for record in the_run.records()} == {"ray"}
     assert ray.cluster_resources()["CPU"] == 2
+
+
+@pytest.mark.parametrize(("task", "largest"), [("digits", "cnn2-128-512"), ("shakespeare", "lstm2-256")])
+def test_the_largest_models_steps_go_first(task, largest):
+    experiment = make_experiment(task, "feddf", profile="laptop")
+    steps = [Step("teach", 1, "server"), *Stage("train", experiment.client_names, 1).steps]
+    order = invoke_ray._largest_first(experiment, steps)
+    subjects = [steps[number].subject for number in order]
+    assert sorted(order) == list(range(len(steps))) and subjects[-1] == "server"
+    of_largest = [name for name in experiment.client_names if experiment.architecture_of(name) == largest]
+    assert subjects[: len(of_largest)] == of_largest and len(of_largest) >= 2
 
 
 def test_a_fused_round_ends_with_the_bytes_of_inline(here, inline, tmp_path):

@@ -53,9 +53,9 @@ def _plain_against_engine(name, pairs, batches) -> Bench:
     rate = bench.sides[f"{HEADLINE} plain"].per_second
     bench.notes = [f"engine in {images.precision}, batches of {BATCH}: digits, and windows of random characters"]
     if not 0.8 * low <= rate <= 1.2 * high:
-        bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: this is "
-                           f"another CPU ({bench.machine['cpu']}, {bench.machine['cores']} cores); the ratio compares "
-                           "both sides on this one")
+        bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: another "
+                           f"CPU than there ({bench.machine['cpu']}, {bench.machine['cores']} cores), or a busy one; "
+                           "the ratio compares both sides as they were here")
     return bench
 
 
@@ -95,7 +95,8 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
 
     with tempfile.TemporaryDirectory() as place:
         experiment, store = _deployed(place, seconds=0.2 if quick else 2.2)
-        one, steps = Step("train", 1, "client-0000"), [Step("train", 1, "client-0000")] * (4 if quick else 8)
+        one = Step("train", 1, "client-0000")
+        steps, images = [one] * (4 if quick else 6), len(store.get("private/client-0000/data")["y"])
         seconds = alternate({"bare": lambda: _bare(experiment, store),
                              "kdlib": lambda: perform(experiment, store, one) and None}, pairs, "kdlib")
         invoker = Ray(perform, workers=2)
@@ -111,7 +112,10 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
     factors = {"kdlib over bare": ratio(seconds["kdlib"], seconds["bare"]),
                "ray over two processes": ratio(seconds["ray"], seconds["two processes"]),
                "inline over ray": ratio(seconds["inline"], seconds["ray"])}
-    return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads)
+    trained = images * experiment.local_epochs
+    items = dict.fromkeys(("bare", "kdlib"), trained) | dict.fromkeys(("two processes", "ray", "inline"),
+                                                                      len(steps) * trained)
+    return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads, items)
 
 
 def _deployed(place: str, seconds: float) -> tuple[Experiment, Store]:

@@ -1,19 +1,18 @@
-"""Every bench runs at tiny size and says what it promises; ratios are asserted only where the CPU has AMX."""
+"""Every bench runs at tiny size and says what it measured; ratios are asserted of the committed results alone."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from kdlib import machine
 from kdlib.bench import BENCHES, measure
 from kdlib.bench.measure import Bench, alternate, finish, ratio
+from kdlib.profiles import TEXT_ZOO
 
+ROOT = Path(__file__).parents[2]
 KDLIB = Path(sys.executable).with_name("kdlib")
-AMX = "amx_bf16" in machine.machine()["flags"]
 DATA_FREE = sorted(BENCHES.keys() - {"scale"})
 
 
@@ -47,14 +46,25 @@ def test_a_round_is_linear_in_the_clients(tmp_path):
     assert all(value < 1.5 for name, value in found["facts"].items() if "memory" in name)
 
 
-@pytest.mark.skipif("KDLIB_BENCH" not in os.environ, reason="minutes of an otherwise idle machine: make test-bench")
-@pytest.mark.skipif(not AMX, reason="this CPU has no AMX: kdlib bench reports the ratio, nobody asserts it")
-@pytest.mark.parametrize(("name", "headline", "least"), [("train", 3.5, 2.0), ("predict", 6.0, 1.0)])
-def test_the_engine_is_as_fast_as_it_says(name, headline, least):
-    found = bench(name)
-    assert found["ratio"] >= headline and min(found["factors"].values()) >= least
-    lstms = [factor for architecture, factor in found["factors"].items() if architecture.startswith("lstm")]
-    assert len(lstms) == 4 and (name != "train" or min(lstms) >= 2.5)
+PROMISED = {  # of the committed results, where the CPU that they come from has AMX
+    "train": lambda found: (found.ratio >= 3.5 and min(found.factors.values()) >= 2 and
+                            min(found.factors[name] for name in TEXT_ZOO) >= 2.5),
+    "predict": lambda found: found.ratio >= 6,
+    "pretrain": lambda found: found.ratio >= 20,
+    "distil": lambda found: found.ratio >= 15,
+    "overhead": lambda found: found.ratio <= 1.05 and found.factors["ray over two processes"] <= 1.10,
+    "fused": lambda found: found.ratio == 4 and found.factors["bytes moved"] >= 2,
+    "scale": lambda found: found.ratio <= 1.15 and found.facts["1000 clients: peak memory, GiB"] < 1.5,
+}
+
+
+@pytest.mark.parametrize("name", BENCHES)
+def test_the_committed_results_are_as_promised(name):
+    """`make bench` writes them on a machine with nothing else to do; while tests run, no ratio is worth asserting."""
+    found = measure.load(ROOT / "papers_figures", name)
+    if "amx_bf16" not in found.machine["flags"]:
+        pytest.skip(f"bench-{name}.json comes from a CPU without AMX: it reports, nobody asserts")
+    assert found.name == name and found.pairs >= 3 and PROMISED[name](found), found.text()
 
 
 def test_sides_take_turns_after_a_call_that_does_not_count():

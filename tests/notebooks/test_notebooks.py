@@ -11,7 +11,8 @@ import nbformat
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.reproduce import Sheet, execute
+from kdlib.grid import Sheet
+from kdlib.reproduce import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -28,7 +29,7 @@ def reproduce(place, *arguments):
 def grid(tmp_path_factory):
     """The folder of a whole smoke grid: `kdlib reproduce` with two alphas, one seed and the faults."""
     place = tmp_path_factory.mktemp("grid")
-    done = reproduce(place, "--alphas", "100 0.1", "--seeds", "0", "--faults")
+    done = reproduce(place, "--alphas", "100 0.1", "--seeds", "0", "--faults", "--costs")
     assert done.returncode == 0, done.stderr
     return place
 
@@ -36,11 +37,11 @@ def grid(tmp_path_factory):
 def test_the_grid_executes_every_notebook_but_the_quickstart(grid):
     executed = [path.name for path in (grid / "runs" / "notebooks").glob("*.ipynb")]
     assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00", "08"}
-    assert len(executed) == 1 + 2 * 2 + 3 + 3, executed
+    assert len(executed) == 1 + 2 * 2 + 3 + 4, executed
 
 
 def test_the_grid_leaves_its_figures_tables_and_index(grid):
-    names = ["data-digits", *(f"{name}-digits-smoke" for name in (
+    names = ["data-digits", "speedups", *(f"{name}-digits-smoke" for name in (
         "accuracy", "strategies", "faults", "time", "timeline-fedmd", "timeline-feddf", "selection", "cost"))]
     assert all((grid / "figures" / f"{name}.{kind}").stat().st_size > 2000 for name in names for kind in ("png", "svg"))
     rows = {row["figure"]: row for row in csv.DictReader((grid / "figures" / "index.csv").open())}
