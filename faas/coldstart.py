@@ -113,6 +113,8 @@ class _Ground:
                         for strategy in ("fedmd", "feddf"))
         place = launch.Place(folder, None, fedmd.client_names, "0" * 64, None, True)
         unconfined = local.lay_out(place, docker)
+        if docker:  # before anything is written below
+            launch.let_containers_write(place)
         self.keys = {"communicate": "c" * 16, "train": "f" * 16}
         for experiment, key in ((fedmd, self.keys["communicate"]), (feddf, self.keys["train"])):
             store = Store(f"{folder}/store/{{owner}}/{key}")
@@ -121,7 +123,6 @@ class _Ground:
                 client.save(store, f"client-0000/{round:03}/weights", client.start(experiment, "client-0000"))
         (function,) = launch.functions(("client-0000",), None, load_values(), 0)[:1]
         if docker:
-            launch.let_containers_write(place)
             self.command = launch.container(function, place, image)
         else:
             self.command = launch.process(function, place._replace(confined=unconfined is None))
