@@ -43,10 +43,16 @@ class Finding(NamedTuple):
 
 def of_task(task: str, profile: str, runs: str | Path, prices: Iterable[Prices],
             benches: str | Path) -> list[Finding]:
-    """The findings on a task from all complete runs in the folder `runs` that are the profile's, nothing changed."""
+    """The findings on a task from all complete runs in the folder `runs` that are the profile's, nothing changed.
+
+    Raises KdlibError where there are none.
+    """
     made = [one for one in complete(runs)
             if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
             make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
+    if not made:
+        raise KdlibError(f"{runs} holds no complete run of {task} in profile {profile}; make them with "
+                         f"`kdlib reproduce --task {task} --profile {profile}`")
     alphas = sorted({one.experiment.alpha for one in made} - {None}, reverse=True)
     seeds = sorted({one.experiment.seed for one in made})
     return findings(made, prices, benches, Grid(task, profile, alphas or [None], seeds).command)
@@ -63,7 +69,8 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     pairs = {setting: (found["fedmd", *setting], found["feddf", *setting]) for setting in settings
              if ("fedmd", *setting) in found and ("feddf", *setting) in found}
     if not pairs:
-        raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; there are none")
+        raise KdlibError("claims need runs of fedmd and feddf with the same alpha and seed; "
+                         f"of {runs[0].experiment.task.name} there are none")
     examples = [one.experiment for one in next(iter(pairs.values()))]
     task = examples[0].task.name
     rest = {"where": task, "differs": differs(examples), "command": command}

@@ -32,6 +32,7 @@ class Experiment(BaseModel):
     i has architecture i mod their number.
     width: factor on every number of filters or units.
     samples: private training items of a client at most; None takes all there are.
+    windows: of texts, which ones those are: drawn at random, the most recent, or spread evenly over the role's lines.
     test_items: private test items that an evaluation uses at most; None takes all.
     batch, learning_rate: of training on private data (Adam).
     batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
@@ -50,6 +51,7 @@ class Experiment(BaseModel):
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ZOO
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     samples: Cap = None
+    windows: Literal["drawn", "recent", "spread"] = "drawn"
     test_items: Cap = None
     batch: Batch = 32
     learning_rate: Rate = 1e-3
@@ -85,6 +87,12 @@ class Experiment(BaseModel):
             raise ValueError(f"task {self.task.name} has no alpha, its roles are the clients; allowed: none")
         if not self.task.by_roles and self.alpha is None:
             raise ValueError(f"task {self.task.name} has no alpha; allowed: a number above 0, 1e6 at most")
+        return self
+
+    @model_validator(mode="after")
+    def _windows_are_chosen_of_texts_and_where_some_are_left_out(self):
+        if self.windows != "drawn" and (not self.task.by_roles or self.samples is None):
+            raise ValueError(f"windows {self.windows} needs a task of texts and `samples`; allowed here: drawn")
         return self
 
     @model_validator(mode="after")

@@ -46,6 +46,18 @@ def some(numbers: np.ndarray, most: int | None, rng: np.random.Generator) -> np.
     return numbers[np.sort(rng.choice(len(numbers), most, replace=False))]
 
 
+def recent(numbers: np.ndarray, most: int | None) -> np.ndarray:
+    """All the numbers, or the last `most`."""
+    return numbers[-most:] if most else numbers
+
+
+def spread(numbers: np.ndarray, most: int | None) -> np.ndarray:
+    """All the numbers, or `most` of them at even distances, the first and the last among them."""
+    if most is None or most >= len(numbers):
+        return numbers
+    return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
+
+
 def sha256(array: np.ndarray) -> str:
     """Of dtype, shape and bytes in C order."""
     head = f"{array.dtype.str}{array.shape}".encode()

@@ -13,7 +13,7 @@ import numpy as np
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
 from kdlib.leaf import as_one_line
-from kdlib.splits import RunData, Split, sha256, some
+from kdlib.splits import RunData, Split, recent, sha256, some, spread
 from kdlib.vocabulary import UNKNOWN, encode
 
 LARGEST = 2**28  # bytes of a file, unpacked: Shakespeare's plays have five million
@@ -102,10 +102,10 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
     parts, tests = [], []
     for number, (client, role) in enumerate(zip(experiment.client_names, clients, strict=True)):
         train, test = roles[role].by_time
-        for splits, numbers, most, purpose in ((parts, train, experiment.samples, "windows"),
-                                               (tests, test, experiment.test_items, "test")):
-            drawn = roles[role].take(some(numbers, most, rng(client, purpose)))
-            splits.append(drawn._replace(owner=np.full(len(drawn.y), number)))
+        for splits, numbers in ((parts, _of_own(experiment, train, rng(client, "windows"))),
+                                (tests, some(test, experiment.test_items, rng(client, "test")))):
+            taken = roles[role].take(numbers)
+            splits.append(taken._replace(owner=np.full(len(taken.y), number)))
     shared = np.arange(int(0.8 * text.count))[: task.public.items]
     whole = "".join(f"{role} {sha256(windows.text)}\n" for role, windows in roles.items())
     return RunData(
@@ -117,6 +117,15 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
         hashes={"private": hashlib.sha256(whole.encode()).hexdigest(), "public": sha256(text.text)},
         roles=tuple(clients),
     )
+
+
+def _of_own(experiment: Experiment, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A client's training windows; question 9: which of them are worth their time?"""
+    if experiment.windows == "recent":
+        return recent(train, experiment.samples)
+    if experiment.windows == "spread":
+        return spread(train, experiment.samples)
+    return some(train, experiment.samples, rng)
 
 
 def _across(texts: list[Windows], most: int | None, rng: np.random.Generator) -> Split:

@@ -119,7 +119,6 @@ def s3(s3_server, monkeypatch):
 def server(monkeypatch):
     """Files over HTTP on 127.0.0.1, see file_server.FileServer; no proxy in between, no waiting between tries."""
     from file_server import FileServer
-
     from kdlib import fetch
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

@@ -79,3 +79,8 @@ def test_the_page_carries_the_warning_and_every_row(rows, tmp_path):
 def test_runs_without_a_partner_are_no_claim(runs, tmp_path):
     with pytest.raises(KdlibError, match="fedmd and feddf with the same alpha and seed"):
         claims.findings([runs[0], runs[3]], [], tmp_path, "make it")
+
+
+def test_a_task_without_runs_is_named_with_the_command_that_makes_them(tmp_path):
+    with pytest.raises(KdlibError, match=r"no complete run of mnist .* `kdlib reproduce --task mnist --profile laptop`"):
+        claims.of_task("mnist", "laptop", tmp_path, [], tmp_path)

@@ -2,11 +2,11 @@
 
 from fractions import Fraction as F
 
-import made
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import made
 from kdlib import cost
 from kdlib.cost import PAPER, Limits, load_prices
 from kdlib.errors import KdlibError

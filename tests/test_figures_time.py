@@ -2,11 +2,11 @@
 
 from itertools import pairwise
 
-import made
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
+import made
 from kdlib import cost, figures, times
 from kdlib.experiment import make_experiment
 from kdlib.figures.style import STEPS, colour

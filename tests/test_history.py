@@ -2,9 +2,9 @@
 
 import json
 
-import made
 import pytest
 
+import made
 from kdlib import archive, cohort, durations, history, perform, results, run
 from kdlib.cohort import in_time
 from kdlib.errors import KdlibError

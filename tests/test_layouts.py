@@ -9,10 +9,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from test_leaf import COMEDY, PLAY, SONNETS
 
 from kdlib import data, fetch, leaf
 from kdlib.errors import KdlibError
+from test_leaf import COMEDY, PLAY, SONNETS
 
 SHAPE = (4, 3, 3)  # height, width, channels
 MEMBERS = {"train": ("bin/train_1.bin", "bin/train_2.bin"), "test": ("bin/test.bin",)}

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from servers import BUCKET, Relay
 
 from kdlib import s3 as s3_module
 from kdlib.errors import KdlibError, Missing, Unreachable
 from kdlib.store import Store
+from servers import BUCKET, Relay
 
 TENSORS = {"x": torch.rand(2**18)}  # a mebibyte, so that replies take several packets
 SLOW_DOWN = (b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/xml\r\nConnection: close\r\n\r\n"

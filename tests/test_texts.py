@@ -101,6 +101,17 @@ def test_caps_draw_windows_in_their_order(here):
     assert len(drawn.public.y) == 40 and (drawn.public.at % 3 == 0).all()
 
 
+def test_recent_windows_are_the_last_and_spread_ones_are_evenly_far_apart(here):
+    every, recent, spread = (data.prepare(here(samples=samples, windows=windows)).private
+                             for samples, windows in ((None, "drawn"), (30, "recent"), (30, "spread")))
+    for number in range(4):
+        whole, last, apart = (split.take(split.owner == number).at for split in (every, recent, spread))
+        assert last.tolist() == whole[-30:].tolist()
+        assert len(apart) == 30 and (apart[0], apart[-1]) == (whole[0], whole[-1]) and np.ptp(np.diff(apart)) <= 1
+    with pytest.raises(KdlibError, match=r"windows recent needs a task of texts and `samples`; allowed here: drawn"):
+        here(samples=None, windows="recent")
+
+
 def test_the_public_windows_are_the_first_of_the_first_four_fifths(here, own_texts):
     text = encode((own_texts / "book.txt").read_text())
     public = data.prepare(here(public_items=None)).public

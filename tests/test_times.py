@@ -1,9 +1,9 @@
 """Times against runs made by hand."""
 
-import made
 import numpy as np
 import pytest
 
+import made
 from kdlib import times
 from kdlib.cost import load_prices
 from kdlib.errors import KdlibError

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from kdlib.errors import KdlibError
 from kdlib.machine import machine
 
+TINY = 1 / 16  # the width of quick benches, which show that they run and nothing of speed
 LONG = 60.0  # seconds of a side from which three pairs are enough
 
 

@@ -9,7 +9,7 @@ import torch
 
 from kdlib import client, data, run
 from kdlib.bench import plain
-from kdlib.bench.measure import Bench, alternate, finish, ratio, workers
+from kdlib.bench.measure import TINY, Bench, alternate, finish, ratio, workers
 from kdlib.engine import Batches, predict
 from kdlib.experiment import make_experiment
 from kdlib.feddf import divergence
@@ -27,8 +27,8 @@ ITEMS = 5000  # of an alignment sample
 
 def bench_pretrain(pairs: int, quick: bool) -> Bench:
     """C4: public transfer learning for 100 clients of 6 architectures, one after another / once each / side by side."""
-    clients = 12 if quick else CLIENTS
-    experiment = make_experiment("digits", "fedmd", 100, clients=clients, **({"pretrain_epochs": 1} if quick else {}))
+    clients, smaller = (12, {"pretrain_epochs": 1, "width": TINY}) if quick else (CLIENTS, {})
+    experiment = make_experiment("digits", "fedmd", 100, clients=clients, **smaller)
     steps = [Step("pretrain", 0, architecture) for architecture in experiment.architectures]
     every = [Step("pretrain", 0, experiment.architecture_of(name)) for name in experiment.client_names]
     with _store_for(experiment) as store, contextlib.closing(Ray(perform, workers=2)) as ray:
@@ -51,9 +51,9 @@ def bench_distil(pairs: int, quick: bool) -> Bench:
     Every side is measured on a few batches and on the teachers' prediction, and scaled to 40 and to 1,000 batches;
     with shared teachers 40 are measured as they are.
     """
-    teachers, items, measured = (6, 256, (1, 2)) if quick else (TEACHERS, ITEMS, (4, 40))
+    teachers, items, measured, smaller = (6, 256, (1, 2), {"width": TINY}) if quick else (TEACHERS, ITEMS, (4, 40), {})
     experiment = make_experiment("digits", "feddf", 100, clients=teachers, clients_per_round=teachers, distil_batch=128,
-                                 alignment_items=items, precision="auto")
+                                 alignment_items=items, precision="auto", **smaller)
     x = torch.from_numpy(data.prepare(experiment).public.x).repeat(10, 1, 1)[:items]
     students, names = experiment.architectures, experiment.client_names
     # Plain work has processes of its own: what the engine asks of the allocator must not help it.

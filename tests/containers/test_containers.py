@@ -12,8 +12,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from engine import Engine, NoDocker
 
+from engine import Engine, NoDocker
 from faas.access import folders
 from faas.launch import LABEL
 from faas.resources import client_allotment

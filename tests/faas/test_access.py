@@ -4,11 +4,11 @@ import uuid
 
 import pytest
 import torch
-from servers import BUCKET
 
 from faas.access import folders, policy, reads, writes
 from kdlib.errors import KdlibError
 from kdlib.store import Store
+from servers import BUCKET
 
 TENSORS = {"x": torch.ones(3)}
 NAMES = ("private/client-0003/data", "private/client-0004/data", "private/client-00030/data", "client-0003/001/weights",

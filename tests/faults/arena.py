@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from proxies import Proxy, StoreRelay
-from servers import BUCKET
 
 from faas.access import policy
 from functions import ROOT, SECRET
@@ -24,6 +23,7 @@ from kdlib.invoke import Step
 from kdlib.invoke_http import AGGREGATOR
 from kdlib.results import Run, final_bytes, load
 from kdlib.store import TENSORS, Store
+from servers import BUCKET
 
 TIMEOUT = 1.5  # seconds that the caller waits for a Step here
 LATE = 1.8  # seconds after which a reply comes that is too late for it

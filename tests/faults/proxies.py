@@ -10,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from servers import Relay
-
 from kdlib.invoke import Step
+from servers import Relay
 
 LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
