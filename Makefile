@@ -31,7 +31,7 @@ test-containers: .venv/installed
 	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
 	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
 
-# Every speed-up anew, for notebook 06: some 20 minutes on a machine with nothing else to do.
+# Every speed-up anew, for notebook 06: 45 minutes on a machine with nothing else to do. `scale` needs MNIST's data.
 bench: .venv/installed
 	for name in $(BENCHES); do \
 		$(BIN)/kdlib bench $$name --json > papers_figures/.bench.part || exit 1; \

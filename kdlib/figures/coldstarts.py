@@ -24,7 +24,8 @@ def coldstarts(table: pd.DataFrame, goals: dict[str, float], title: str) -> Figu
             left += seconds
         axis.errorbar(bar.answered, row, xerr=[[bar.answered - bar.low], [bar.high - bar.answered]], color="black",
                       capsize=3)
-        axis.text(bar.high, row, f"  {bar.answered:.2f} s", va="center")
+        axis.annotate(f"{bar.answered:.2f} s", (bar.high, row), (8, 0), textcoords="offset points", va="center",
+                      bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
         if bar.step == "communicate":
             axis.plot(2 * [goals[bar.how]], [row - 0.45, row + 0.45], color="black", linestyle=":",
                       label="at most" if row == 0 else None)

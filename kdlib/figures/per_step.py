@@ -68,7 +68,7 @@ def _bars(axis: Axes, rows: pd.DataFrame, value: str, more: str | None = None) -
 
 
 def _dressed(figure, axes, title):
-    axes[0].set_xlim(right=axes[0].get_xlim()[1] * 1.22)  # room for what is written at the longest bar
+    axes[0].set_xlim(right=axes[0].get_xlim()[1] * 1.32)  # room for what is written at the longest bar
     for axis in axes:
         axis.grid(axis="x", alpha=0.3)
     handles, labels = axes[0].get_legend_handles_labels()
