@@ -3,6 +3,8 @@
 import resource
 import tempfile
 
+import numpy as np
+
 from kdlib import run
 from kdlib.bench.measure import Bench, alternate, finish, workers
 from kdlib.experiment import make_experiment
@@ -13,22 +15,24 @@ CLIENTS = (10, 30, 100, 300, 1000)
 def bench_scale(pairs: int, quick: bool) -> Bench:
     """A round at tiny width, each number of clients in a process of its own; MNIST, 50 images a client.
 
-    ratio: the largest seconds per client and round over the least, 1.0 being exactly linear.
+    ratio: how far a round is off the line a + b x clients that fits best, at most, relatively; 1.0 is on it.
     """
     sizes, facts = CLIENTS[:2] if quick else CLIENTS, {}
 
     def side(clients):
         # The peak of a process never falls, so each size has a new one.
         with workers(1) as pool:
-            seconds, facts[clients] = pool.submit(_rounds, clients).result()
+            seconds, facts[clients] = pool.submit(_round, clients).result()
         return seconds
 
     sides = {f"{clients} clients": lambda clients=clients: side(clients) for clients in sizes}
     seconds = alternate(sides, pairs, "scale")
     bench = finish("scale", 1.0, {}, seconds, 1)
-    each = {clients: bench.sides[f"{clients} clients"].median / clients for clients in sizes}
-    bench.ratio = max(each.values()) / min(each.values())
-    bench.factors = {f"{clients} clients": value / min(each.values()) for clients, value in each.items()}
+    medians = np.array([bench.sides[f"{clients} clients"].median for clients in sizes])
+    line = np.polyval(np.polyfit(sizes, medians, 1, w=1 / medians), sizes)
+    bench.factors = dict(zip(seconds, (medians / line).tolist(), strict=True))
+    bench.ratio = float(np.maximum(medians / line, line / medians).max())
+    each = dict(zip(sizes, medians / sizes, strict=True))
     for clients, (memory, stored) in facts.items():
         bench.facts |= {f"{clients} clients: ms a client and round": 1e3 * each[clients],
                         f"{clients} clients: peak memory, GiB": memory, f"{clients} clients: store, MiB": stored}
@@ -36,7 +40,7 @@ def bench_scale(pairs: int, quick: bool) -> Bench:
     return bench
 
 
-def _rounds(clients):
+def _round(clients):
     experiment = make_experiment("mnist", "fedmd", 100, profile="smoke", clients=clients, samples=50, rounds=1,
                                  pretrain_epochs=1, transfer_epochs=1, test_items=100, alignment_items=128)
     with tempfile.TemporaryDirectory() as place:
