@@ -18,7 +18,7 @@ from kdlib.perform import perform
 from kdlib.store import Store
 
 HEADLINE = "cnn2-128-256"
-BATCH = 128
+BATCH = {"cnn": 128, "lstm": 32}  # items of one
 
 # Images a second of the plain loop on the headline's CNN, 2 threads, on a machine with AMX: what ours is held against.
 PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
@@ -35,24 +35,24 @@ def bench_predict(pairs: int, quick: bool) -> Bench:
 
 
 def _plain_against_engine(name, pairs, quick, batches) -> Bench:
-    images, texts = (make_experiment(task, "feddf", profile="paper", threads=2, precision="auto", batch=BATCH,
-                                     width=TINY if quick else 1.0) for task in ("digits", "shakespeare"))
-    batches = 1 if quick else batches
+    images, texts = (make_experiment(task, "feddf", profile="paper", threads=2, precision="auto",
+                                     width=TINY if quick else 1) for task in ("digits", "shakespeare"))
+    items = BATCH["cnn"] * (1 if quick else batches)
     seconds, factors = {}, {}
     # Two processes: what the engine asks of the allocator must not help the plain side.
     with workers(1) as plain_worker, workers(1) as engine_worker:
         for experiment, architecture in [(each, name) for each in (images, texts) for name in each.architectures]:
-            arguments = experiment, architecture, batches
+            arguments = experiment, architecture, items
             sides = {f"{architecture} {way}": functools.partial(_in, pool, _seconds, name, way, *arguments)
                      for way, pool in (("plain", plain_worker), ("engine", engine_worker))}
             found = alternate(sides, pairs, architecture)
             factors[architecture] = ratio(*found.values())
             seconds |= found
-    bench = finish(name, factors[HEADLINE], factors, seconds, images.threads,
-                   dict.fromkeys(seconds, batches * BATCH))
+    bench = finish(name, factors[HEADLINE], factors, seconds, images.threads, dict.fromkeys(seconds, items))
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
-    bench.notes = [f"engine in {images.precision}, batches of {BATCH}: digits, and windows of random characters"]
+    bench.notes = [f"engine in {images.precision}; digits in batches of {BATCH['cnn']}, windows of random characters "
+                   f"in batches of {BATCH['lstm']}"]
     if not 0.8 * low <= rate <= 1.2 * high:
         bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: another "
                            f"CPU than there ({bench.machine['cpu']}, {bench.machine['cores']} cores), or a busy one; "
@@ -64,22 +64,23 @@ def _in(pool, function, *arguments):
     return pool.submit(function, *arguments).result()
 
 
-def _seconds(name, way, experiment, architecture, batches) -> float:
-    """In a worker: how long one side takes for `batches` batches."""
+def _seconds(name, way, experiment, architecture, items) -> float:
+    """In a worker: how long one side takes for so many items."""
     torch.set_num_threads(experiment.threads)
+    batch = BATCH[experiment.task.models]
     if experiment.task.by_roles:  # the time is the same whatever the characters are, and so no data are needed
         generator = torch.Generator().manual_seed(0)
-        x = torch.randint(experiment.classes, (batches * BATCH, *experiment.task.shape), generator=generator).byte()
-        y = torch.randint(experiment.classes, (batches * BATCH,), generator=generator)
+        x = torch.randint(experiment.classes, (items, *experiment.task.shape), generator=generator).byte()
+        y = torch.randint(experiment.classes, (items,), generator=generator)
     else:
         drawn = data.prepare(experiment)
-        x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[: batches * BATCH]
-        y = torch.from_numpy(drawn.private.y).repeat(4)[: batches * BATCH]
+        x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[:items]
+        y = torch.from_numpy(drawn.private.y).repeat(4)[:items]
     model = plain.model(experiment, architecture) if way == "plain" else client.start(experiment, architecture)
     side = {
-        "train plain": lambda: plain.train(experiment, model, x, y, BATCH, batches),
-        "train engine": lambda: client.train(experiment, model, Batches(x, y, BATCH, 0), F.cross_entropy, epochs=1),
-        "predict plain": lambda: plain.predict(model, x, BATCH),
+        "train plain": lambda: plain.train(experiment, model, x, y, batch, items // batch),
+        "train engine": lambda: client.train(experiment, model, Batches(x, y, batch, 0), F.cross_entropy, epochs=1),
+        "predict plain": lambda: plain.predict(model, x, batch),
         "predict engine": lambda: predict(experiment, model, x),
     }[f"{name} {way}"]
     clock = time.perf_counter()

@@ -98,6 +98,11 @@ def ratio(slow: list[float], fast: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(slow, fast, strict=True))
 
 
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    """Of each side."""
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def finish(name: str, ratio: float, factors: dict[str, float], seconds: dict[str, list[float]], threads: int,
            items: dict[str, int] | None = None, **more) -> Bench:
     """Put a Bench together from the seconds of its sides."""

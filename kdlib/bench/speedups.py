@@ -9,7 +9,7 @@ import torch
 
 from kdlib import client, data, run
 from kdlib.bench import plain
-from kdlib.bench.measure import TINY, Bench, alternate, finish, ratio, workers
+from kdlib.bench.measure import TINY, Bench, alternate, finish, medians, ratio, workers
 from kdlib.engine import Batches, predict
 from kdlib.experiment import make_experiment
 from kdlib.feddf import divergence
@@ -38,9 +38,9 @@ def bench_pretrain(pairs: int, quick: bool) -> Bench:
             "once per architecture": lambda: [perform(experiment, store, step) for step in steps] and None,
             "side by side (ray, 2 workers)": lambda: list(ray.run("bench", experiment, store, steps)) and None,
         }, pairs, "pretrain")
-    client_by_client, once, side_by_side = seconds.values()
-    return finish("pretrain", ratio(client_by_client, side_by_side),
-                  {"de-duplication": ratio(client_by_client, once), "parallelism": ratio(once, side_by_side)},
+    client_by_client, once, side_by_side = medians(seconds).values()  # of which the factors multiply to the whole
+    return finish("pretrain", client_by_client / side_by_side,
+                  {"de-duplication": client_by_client / once, "parallelism": once / side_by_side},
                   seconds, experiment.threads,
                   notes=[f"{clients} clients, {len(steps)} architectures, laptop profile on digits; the paper: 3.5x"])
 
@@ -78,25 +78,13 @@ def bench_distil(pairs: int, quick: bool) -> Bench:
             "teachers' logits once (engine)": lambda: parallel(_teach, names, "engine"),
             "shared teachers, parallel, engine": lambda: parallel(_distil, students, more, "engine"),
         }, pairs, "distil")
-    factors, extrapolated = {}, {}
-    for batches in BATCHES:
-        scaled = {
-            "sequential": _scaled(seconds["recomputed, sequential"], batches / few),
-            "parallel": _scaled(seconds["recomputed, parallel"], batches / few),
-            "shared": _scaled(seconds["shared teachers, parallel"], batches / more, seconds["teachers' logits once"]),
-            "engine": _scaled(seconds["shared teachers, parallel, engine"], batches / more,
-                              seconds["teachers' logits once (engine)"]),
-        }
-        factors |= {f"{batches} batches: parallel": ratio(scaled["sequential"], scaled["parallel"]),
-                    f"{batches} batches: shared teachers": ratio(scaled["parallel"], scaled["shared"]),
-                    f"{batches} batches: engine": ratio(scaled["shared"], scaled["engine"]),
-                    f"{batches} batches: in all": ratio(scaled["sequential"], scaled["engine"])}
-        extrapolated |= {f"recomputed teachers at {batches} batches": batches / few,
-                         f"shared teachers at {batches} batches": batches / more}
+    factors = {name: value for batches in BATCHES for name, value in _at(batches, few, more, medians(seconds)).items()}
+    extrapolated = {f"{way} teachers at {batches} batches": batches / ran
+                    for batches in BATCHES for way, ran in (("recomputed", few), ("shared", more)) if batches != ran}
     seen = {name: len(names) * items if "logits" in name else
             len(students) * experiment.distil_batch * (few if "recomputed" in name else more) for name in seconds}
     return finish("distil", factors[f"{BATCHES[-1]} batches: in all"], factors, seconds, experiment.threads, seen,
-                  extrapolated={name: factor for name, factor in extrapolated.items() if factor != 1},
+                  extrapolated=extrapolated,
                   notes=[f"{teachers} teachers, {len(students)} students, {items} alignment items, batches of 128, "
                          f"width {experiment.width:g}; engine in {experiment.precision}; the paper: 1.76x"])
 
@@ -135,8 +123,15 @@ def _teach(experiment, name, x, way) -> None:
         plain.predict(plain.model(experiment, name), x, experiment.distil_batch)
 
 
-def _scaled(seconds, factor, once=None) -> list[float]:
-    return [value * factor + fixed for value, fixed in zip(seconds, once or [0.0] * len(seconds), strict=True)]
+def _at(batches: int, few: int, more: int, once: dict[str, float]) -> dict[str, float]:
+    """The factors of so many batches, from the medians of what was run; they multiply to the whole."""
+    sequential, parallel = (once[f"recomputed, {way}"] * batches / few for way in ("sequential", "parallel"))
+    shared = once["shared teachers, parallel"] * batches / more + once["teachers' logits once"]
+    engine = once["shared teachers, parallel, engine"] * batches / more + once["teachers' logits once (engine)"]
+    return {f"{batches} batches: parallel": sequential / parallel,
+            f"{batches} batches: shared teachers": parallel / shared,
+            f"{batches} batches: engine": shared / engine,
+            f"{batches} batches: in all": sequential / engine}
 
 
 def bench_fused(pairs: int, quick: bool) -> Bench:

@@ -36,5 +36,6 @@ def speedups(bars: dict[str, dict[str, float]], engine: pd.DataFrame, title: str
     right.set(xlabel="times the plain PyTorch loop's items/s", ylabel="")
     for bar in right.containers:
         right.bar_label(bar, fmt="%.1f", fontsize=8, padding=2)
+    right.margins(x=0.1)
     figure.suptitle(title)
     return figure
