@@ -70,7 +70,4 @@ class Grid(NamedTuple):
                   [Sheet("04_accuracy", whole | {"faults": self.faults}), Sheet("06_speedups", pictures)]]
         if self.costs:  # one after another: 07 measures, and what runs beside it would be in its times
             stages += [[Sheet("05_time", whole)], [Sheet("07_cost", whole)]]
-            if by_roles:
-                own = {name: value for name, value in whole.items() if name != "alphas"}
-                stages.append([Sheet("05_retraining", own)])
         return stages

@@ -24,6 +24,7 @@ OTHER = {
     "slow": {"share": 0.5, "factor": 2}, "fail": {"share": 0.5},
 }
 ONE_VALUE = {"strategy", "device", "task", "alpha"}
+OF_TEXTS = {"windows": "recent"}
 
 # A default never changes once published: keys leave defaults out, so another default would give two results one key.
 # A new setting gets a line here; the other lines stay as they are.
@@ -31,8 +32,8 @@ EVERY = {
     "seed": 0, "clients": 100, "rounds": 20,
     "architectures": ("cnn2-128-256", "cnn2-128-512", "cnn3-64-128-256", "cnn3-128-192-256", "cnn4-64-64-64-256",
                       "cnn4-128-192-256-256"),
-    "width": 1.0, "samples": None, "test_items": None, "batch": 32, "learning_rate": 1e-3, "batch_norm_momentum": 0.01,
-    "threads": 1, "device": "cpu", "precision": "fp32",
+    "width": 1.0, "samples": None, "windows": "drawn", "test_items": None, "batch": 32, "learning_rate": 1e-3,
+    "batch_norm_momentum": 0.01, "threads": 1, "device": "cpu", "precision": "fp32",
 }
 CHOSEN = {"selection": "round-robin", "durations": "modelled", "slow": None, "fail": None}
 DEFAULTS = {
@@ -121,12 +122,18 @@ def test_settings_win_over_the_profile():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_field_decides_the_key(strategy):
     experiment = smoke(strategy)
-    names = set(type(experiment).model_fields) - ONE_VALUE
+    names = set(type(experiment).model_fields) - ONE_VALUE - set(OF_TEXTS)
     assert names <= set(OTHER), "a new field needs another value in OTHER"
     keys = {smoke(strategy, **{name: OTHER[name]}).key(HASHES) for name in names}
     keys |= {smoke(strategy, alpha=2.0).key(HASHES), experiment.key(HASHES), experiment.key(HASHES | {"test.x": "ef"}),
              experiment.key(HASHES | {"public.x": "ce"})}
     assert len(keys) == len(names) + 4
+
+
+@pytest.mark.parametrize(("name", "value"), OF_TEXTS.items())
+def test_every_field_of_texts_decides_the_key(name, value):
+    one, other = (make_experiment("shakespeare", "feddf", profile="smoke", **more) for more in ({}, {name: value}))
+    assert one.key(HASHES) != other.key(HASHES)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

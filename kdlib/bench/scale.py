@@ -10,6 +10,7 @@ from kdlib.bench.measure import Bench, alternate, finish, workers
 from kdlib.experiment import make_experiment
 
 CLIENTS = (10, 30, 100, 300, 1000)
+QUICK = (3, 6)
 
 
 def bench_scale(pairs: int, quick: bool) -> Bench:
@@ -17,7 +18,7 @@ def bench_scale(pairs: int, quick: bool) -> Bench:
 
     ratio: how far a round is off the line a + b x clients that fits best, at most, relatively; 1.0 is on it.
     """
-    sizes, facts = CLIENTS[:2] if quick else CLIENTS, {}
+    sizes, facts = QUICK if quick else CLIENTS, {}
 
     def side(clients):
         # The peak of a process never falls, so each size has a new one.
