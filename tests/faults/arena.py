@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -58,6 +57,7 @@ class Arena:
         self.folder, self.s3 = folder, s3
         self.place = f"s3://{BUCKET}/{folder.name}" if s3 else str(folder / "store")
         self.plan: dict[Step, str] = {}
+        self.preparing = threading.Lock()
         self.struck, self.wrong = Counter(), []
         self.mends, self.replays = [], []
         self.excused, self.runs = False, 0
@@ -84,7 +84,8 @@ class Arena:
             relay.shut()
 
     def run(self, experiment, faults=(), patience=None, inline=False) -> Run:
-        """Carry the experiment out in a new folder, with these faults; it is started again as a user would start it."""
+        """Carry the experiment out anew, with these faults; it is started again as a user would start it."""
+        self._forget(experiment.key)
         self.runs += 1
         runs = self.folder / f"runs-{self.runs}"
         self.plan = {fault.step: fault.kind for fault in faults}
@@ -104,16 +105,19 @@ class Arena:
             if not self.excused:
                 raise AssertionError(f"run {self.runs} ended with {self.driver_status}: {self.said()}")
 
-    def clear(self, the_run: Run) -> None:
-        """Forget the run: its objects would be taken for those of the next one of the same experiment."""
-        for name in the_run.store.names():
-            the_run.store.delete(name)
-        shutil.rmtree(the_run.folder.parent)
-
     def said(self) -> str:
         """The last line of the driving process."""
         lines = (self.folder / "driver.log").read_text().splitlines()
         return lines[-1] if lines else "nothing"
+
+    def _forget(self, key):
+        """Objects of an earlier run would be taken for those of the next one of the same experiment."""
+        store = self._store(key)
+        for name in store.names():
+            store.delete(name)
+
+    def _store(self, key):
+        return Store(f"{self.place}/{{owner}}/{key}")
 
     def _listen(self):
         for line in self.host.stdout:
@@ -152,7 +156,9 @@ class Arena:
         if self.plan.get(step) == LEFT_OUT:  # however often it is asked
             time.sleep(DEADLINE + 0.7)
             return forward(request)
-        kind = self.plan.pop(step, None)
+        with self.preparing:  # a call that comes again meanwhile must not find what the fault has yet to spoil
+            kind = self.plan.pop(step, None)
+            spoilt = self._truncate(step, json.loads(_body(request))["run"]) if kind == "object truncated" else None
         if kind is None:
             return forward(request)
         self.struck[kind] += 1
@@ -167,9 +173,8 @@ class Arena:
                 first, second = calls.map(forward, (request, request))
             return self._expect(step, kind, first, second)
         if kind == "object truncated":
-            name = self._truncate(step, json.loads(_body(request))["run"])
             reply = forward(request)
-            if f"{name} in ".encode() not in reply or b"is damaged" not in reply:
+            if f"{spoilt} in ".encode() not in reply or b"is damaged" not in reply:
                 self.wrong.append((step, kind, reply))
             return reply
         if kind == "store away":
@@ -204,8 +209,7 @@ class Arena:
     def _truncate(self, step, key) -> str:
         """Half of an object that the Step reads is lost, until the run has ended and a user has put it back."""
         self.excused = True
-        store = Store(f"{self.place}/{{owner}}/{key}")
-        name = reads(step)
+        store, name = self._store(key), reads(step)
         path, whole = store._path(name, TENSORS), store.content(name)
         store.fs.pipe_file(path, whole[: len(whole) // 2])
         self.mends.append(lambda: store.fs.pipe_file(path, whole))

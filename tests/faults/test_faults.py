@@ -40,12 +40,8 @@ def arena(request, tmp_path_factory):
 @pytest.fixture(scope="module")
 def undisturbed(arena):
     """strategy -> the final bytes of a run in one process."""
-    found = {}
-    for strategy, experiment in EXPERIMENTS.items():
-        the_run = arena.run(experiment, inline=True)
-        found[strategy] = the_run.result["final_bytes"]
-        arena.clear(the_run)
-    return found
+    return {strategy: arena.run(experiment, inline=True).result["final_bytes"]
+            for strategy, experiment in EXPERIMENTS.items()}
 
 
 def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed):
@@ -54,7 +50,6 @@ def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed
         context = f"seed {SEED}, run {number}, {strategy}: {faults}"
         assert the_run.result["final_bytes"] == undisturbed[strategy], context
         assert arena.wrong == [] and arena.plan == {}, context
-        arena.clear(the_run)
     assert arena.struck.total() >= COUNT // 2
     print(f"\n{arena.struck.total()} faults over {arena.place}: {dict(arena.struck)}")
 
@@ -70,7 +65,6 @@ def test_a_client_past_the_deadline_is_left_out_and_the_run_ends(arena, strategy
     assert Step(step, last, late) not in {done for record in the_run.records() for done in record.done}
     logits = [store.get(f"{client}/{last:03}/logits")["logits"] for client in others]
     assert torch.equal(store.get(f"public/{last:03}/{agreed}")["logits"], mean(logits))
-    arena.clear(the_run)
 
 
 def plans(count: int, seed: str):
