@@ -196,7 +196,8 @@ def data_list():
 
 @app.command()
 def reproduce(
-    task: Task = "digits",
+    tasks: Annotated[str, typer.Option("--tasks", "--task", help="Separated by blanks; a task's name or the path of a "
+                                                                 ".toml file.")] = "digits",
     profile: Profile = "laptop",
     alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 0.1",
     seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
@@ -213,11 +214,13 @@ def reproduce(
                                                       "draw from those.")] = False,
 ):
     """The whole grid through papermill, then every figure. A run that is complete is not run again."""
-    from kdlib import reproduce as notebook
-    from kdlib.grid import Grid
+    from kdlib.grid import Grid, plan
 
-    grid = Grid(task, profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs)
-    made = notebook.reproduce(grid, runs, notebooks, figures, jobs, kept, only or ())
+    settings = profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs
+    stages = plan([Grid(task, *settings) for task in tasks.split()], notebooks, runs, figures, only or ())
+    from kdlib import reproduce as notebook  # only now: a mistake is told before papermill and torch are loaded
+
+    made = notebook.reproduce(stages, runs, notebooks, figures, jobs, kept)
     typer.echo(f"executed notebooks: {runs / 'notebooks'}")
     typer.echo("figures and tables:")
     for path in made:

@@ -1,9 +1,11 @@
 """What is reproduced, as sheets: which notebook is executed with which parameters, in which order."""
 
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 from kdlib.task import load_task
 
@@ -71,3 +73,22 @@ class Grid(NamedTuple):
         if self.costs:  # one after another: 07 measures, and what runs beside it would be in its times
             stages += [[Sheet("05_time", whole)], [Sheet("07_cost", whole)]]
         return stages
+
+
+def plan(grids: Iterable[Grid], notebooks: Path, runs: Path, figures: Path,
+         only: Sequence[str] = ()) -> list[list[Sheet]]:
+    """The stages of one grid after the other; with `only`, no other notebooks than these, wherever a grid has them.
+
+    Raises KdlibError for a folder without notebooks, values that no run could have, and a notebook that there is not.
+    """
+    if not (notebooks / "04_accuracy.ipynb").is_file():
+        raise KdlibError(f"{notebooks} holds no notebooks; call this where the repository is, or give --notebooks")
+    stages: list[list[Sheet]] = []
+    for grid in grids:
+        for stage in grid._replace(costs=grid.costs or bool(only)).stages(notebooks, runs, figures):
+            stages.append([sheet for sheet in stage if all(sheet not in other for other in stages)])
+    known = sorted({sheet.notebook for stage in stages for sheet in stage})
+    if unknown := sorted(set(only) - set(known)):
+        raise KdlibError(f"no notebook {', '.join(unknown)} in the grid; allowed: {', '.join(known)}")
+    chosen = [[sheet for sheet in stage if not only or sheet.notebook in only] for stage in stages]
+    return [stage for stage in chosen if stage]

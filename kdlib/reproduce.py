@@ -2,7 +2,6 @@
 
 import multiprocessing
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -11,32 +10,24 @@ from tqdm.auto import tqdm
 
 from kdlib import archive
 from kdlib.errors import KdlibError
-from kdlib.grid import Grid, Sheet
+from kdlib.grid import Sheet
 
 
-def reproduce(grid: Grid, runs: Path, notebooks: Path, figures: Path, jobs: int, kept: bool = False,
-              only: Sequence[str] = ()) -> list[Path]:
-    """Execute 01, then 02 and 03 for every setting, `jobs` side by side, then 04 and 06, and 05 and 07 for `costs`.
+def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
+              kept: bool = False) -> list[Path]:
+    """Execute the sheets stage by stage (kdlib.grid.plan), of each stage `jobs` side by side.
 
-    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive); with `only`, no other
-    notebooks than these are executed. Executed notebooks lie in RUNS/notebooks. Returns the figures and tables that
-    they wrote, newest last. Raises KdlibError for values that no run could have, a notebook that there is not, a
-    parameter that a notebook lacks, or a notebook that fails.
+    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.archive). Executed notebooks lie in
+    RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a parameter that
+    a notebook lacks, and for a notebook that fails.
     """
-    if not (notebooks / "04_accuracy.ipynb").is_file():
-        raise KdlibError(f"{notebooks} holds no notebooks; call this where the repository is, or give --notebooks")
-    stages = grid._replace(costs=grid.costs or bool(only)).stages(notebooks, runs, figures)
-    known = sorted({sheet.notebook for stage in stages for sheet in stage})
-    if unknown := sorted(set(only) - set(known)):
-        raise KdlibError(f"no notebook {', '.join(unknown)} in the grid; allowed: {', '.join(known)}")
-    stages = [[sheet for sheet in stage if not only or sheet.notebook in only] for stage in stages]
     began = time.time()
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     if kept:
         archive.restore(figures / "records", runs)
     with tqdm(total=sum(map(len, stages)), desc="notebooks", unit="notebook") as bar:
-        for stage in filter(None, stages):
+        for stage in stages:
             _execute(stage, notebooks, runs / "notebooks", jobs, bar)
     written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
     return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)
@@ -62,8 +53,9 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
 
 
 def _execute(sheets, notebooks, outputs, jobs, bar):
-    spawn = multiprocessing.get_context("spawn")  # a fork of a process that has torch's threads may hang
-    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
+    forking = multiprocessing.get_context("forkserver")  # a fork of a process that has torch's threads may hang
+    forking.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=forking) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
         try:
             for done in as_completed(waiting):

@@ -8,6 +8,7 @@ import uuid
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from kdlib import data, drive, run
 from kdlib.experiment import make_experiment
@@ -23,6 +24,20 @@ def smoke(tmp_path_factory):
             if keep:
                 patch.setattr(drive, "sweep", lambda *_: None)
             return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
+
+    return carry_out
+
+
+@pytest.fixture(scope="session")
+def common(tmp_path_factory):
+    """A smoke run on `digits`, unless told, for reading: equal ones are carried out once, by whoever asks first."""
+    place = tmp_path_factory.getbasetemp()
+    place = place.parent if "PYTEST_XDIST_WORKER" in os.environ else place  # which all workers share
+
+    def carry_out(strategy, alpha=1.0, seed=0, task="digits", **settings):
+        experiment = make_experiment(task, strategy, alpha, seed, profile="smoke", **settings)
+        with FileLock(place / "common.lock"):
+            return run.run(experiment, place / "common", progress=False)
 
     return carry_out
 

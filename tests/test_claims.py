@@ -11,9 +11,9 @@ from kdlib.results import Run, accuracy_by_architecture
 
 
 @pytest.fixture(scope="module")
-def runs(smoke):
+def runs(common):
     """FedMD and FedDF of two seeds."""
-    return [smoke(strategy, alpha=0.1, seed=seed) for seed in (0, 1) for strategy in ("fedmd", "feddf")]
+    return [common(strategy, alpha=0.1, seed=seed) for seed in (0, 1) for strategy in ("fedmd", "feddf")]
 
 
 @pytest.fixture(scope="module")

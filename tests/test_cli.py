@@ -1,4 +1,4 @@
-"""The command line as a user meets it: a real process, its output, its exit status."""
+"""The command line as a user meets it: a process, its output, its exit status."""
 
 import json
 import os
@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import forked
+
 KDLIB = Path(sys.executable).with_name("kdlib")
 SMALL = ("--task", "digits", "--profile", "smoke", "--set", "rounds=1")
 
 
 def kdlib(*arguments, cwd, **environment):
     """Runs `kdlib ...`; returns the finished process."""
-    return subprocess.run([KDLIB, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=300,
-                          env=os.environ | environment)
+    return forked.run("kdlib", *arguments, cwd=cwd, environment=os.environ | environment)
 
 
 def refused(process, *words):

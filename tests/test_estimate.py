@@ -10,10 +10,10 @@ PRICES = load_prices("lambda")
 
 
 @pytest.mark.parametrize("strategy", ["fedmd", "feddf", "fedavg"])
-def test_invocations_and_bytes_are_those_of_the_run(strategy, smoke):
+def test_invocations_and_bytes_are_those_of_the_run(strategy, common):
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke")
     found = estimate(experiment, PRICES, cores=1, progress=False)
-    table = smoke(strategy).table
+    table = common(strategy).table
     assert found.invocations == len(table)
     assert found.bytes_moved == pytest.approx((table["bytes_in"] + table["bytes_out"]).sum(), rel=0.3)
     assert found.seconds == pytest.approx(sum(found.per_step.values())), "one core, one thread: one after another"

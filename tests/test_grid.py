@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.grid import Grid
+from kdlib.grid import Grid, plan
 from kdlib.reproduce import reproduce
 
 ROOT = Path(__file__).parents[1]
@@ -49,15 +49,31 @@ def test_where_clients_are_roles_there_is_no_alpha():
     (Grid("digits", "smoke", [1], [0]), ["09_none"], "no notebook 09_none in the grid; allowed: 01_data_heterogeneity"),
     (Grid("digits", "smoke", [-1], [0]), [], "alpha"),
 ])
-def test_what_no_grid_has_is_told_before_anything_is_written(grid, only, says, tmp_path):
+def test_what_no_grid_has_is_told(grid, only, says):
     with pytest.raises(KdlibError, match=says):
-        reproduce(grid, tmp_path / "runs", ROOT / "notebooks", tmp_path / "figures", 1, only=only)
-    assert not list(tmp_path.iterdir())
+        plan([grid], ROOT / "notebooks", Path("runs"), Path("figures"), only)
+
+
+def test_a_folder_without_notebooks_is_told():
+    with pytest.raises(KdlibError, match="kdlib holds no notebooks"):
+        plan([Grid("digits", "smoke", [1], [0])], ROOT / "kdlib", Path("runs"), Path("figures"))
+
+
+def test_several_tasks_follow_one_another_and_share_what_is_the_same():
+    grids = [Grid(task, "smoke", [1], [0]) for task in ("digits", "shakespeare")]
+    found = [[(sheet.notebook, sheet.parameters.get("task")) for sheet in stage]
+             for stage in plan(grids, ROOT / "notebooks", Path("runs"), Path("figures"))]
+    assert found == [
+        [("01_data_heterogeneity", "digits")], [("03_feddf", "digits"), ("02_fedmd", "digits")],
+        [("04_accuracy", "digits"), ("06_speedups", None)],
+        [("01_roles", "shakespeare")], [("03_feddf", "shakespeare"), ("02_fedmd", "shakespeare")],
+        [("04_accuracy", "shakespeare")]]
 
 
 def test_only_one_notebook_is_executed_where_it_is_asked_for(tmp_path):
-    made = reproduce(Grid("digits", "smoke", [1], [0]), tmp_path / "runs", ROOT / "notebooks", tmp_path / "figures", 1,
-                     only=["01_data_heterogeneity"])
+    places = tmp_path / "runs", ROOT / "notebooks", tmp_path / "figures"
+    stages = plan([Grid("digits", "smoke", [1], [0])], places[1], places[0], places[2], ["01_data_heterogeneity"])
+    made = reproduce(stages, *places, 1)
     executed = [path.name for path in (tmp_path / "runs" / "notebooks").iterdir()]
     assert executed == ["01_data_heterogeneity-digits-0.ipynb"]
     assert {path.stem for path in made} == {"data-digits", "index"}

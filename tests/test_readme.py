@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import forked
 from kdlib.experiment import PROFILES, make_experiment
 from kdlib.fetch import available
 from kdlib.task import Task
@@ -34,8 +35,7 @@ def test_kdlib_runs_it(line, tmp_path):
     program, *words = shlex.split(line)
     known = [name for name in QUICK if " ".join(words).startswith(name)]
     assert len(known) == 1, f"how is `{line}` tested quickly?"
-    done = subprocess.run([Path(sys.executable).with_name(program), *words, *QUICK[known[0]]], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=300)
+    done = forked.run(program, *words, *QUICK[known[0]], cwd=tmp_path)
     assert done.returncode == 0 and done.stdout, done.stderr
 
 

@@ -57,8 +57,10 @@ class Bench(BaseModel):
 
 
 def workers(number: int) -> ProcessPoolExecutor:
-    """So many new processes."""
-    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
+    """So many new processes, in which nothing has been computed yet."""
+    forking = multiprocessing.get_context("forkserver")  # which imports once what all of them need
+    forking.set_forkserver_preload(["kdlib.bench"])
+    return ProcessPoolExecutor(number, mp_context=forking)
 
 
 def load(folder: str | Path, name: str) -> Bench:

@@ -2,23 +2,21 @@
 
 import functools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import forked
 from kdlib.bench import BENCHES, measure
 from kdlib.bench.measure import Bench, alternate, finish, ratio
 from kdlib.profiles import ZOO
 
 ROOT = Path(__file__).parents[2]
-KDLIB = Path(sys.executable).with_name("kdlib")
 DATA_FREE = sorted(BENCHES.keys() - {"scale"})
 
 
 def bench(name, *more):
-    done = subprocess.run([KDLIB, "bench", name, "--json", *more], capture_output=True, text=True, timeout=600)
+    done = forked.run("kdlib", "bench", name, "--json", *more, cwd=ROOT, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -99,5 +97,5 @@ def test_a_bench_survives_json_and_reads_well(tmp_path):
 
 
 def test_an_unknown_bench_is_one_clear_line():
-    done = subprocess.run([KDLIB, "bench", "trian"], capture_output=True, text=True)
+    done = forked.run("kdlib", "bench", "trian", cwd=ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "allowed: train, predict" in done.stderr

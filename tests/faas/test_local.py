@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import forked
 from faas.__main__ import app
 from faas.access import folders
 from faas.confine import possible
@@ -64,8 +65,7 @@ print(json.dumps([said, allowed]))
 
 
 def faas(*arguments):
-    return subprocess.run([sys.executable, "-m", "faas", *map(str, arguments)], cwd=ROOT, capture_output=True,
-                          text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    return forked.run("faas", *arguments, cwd=ROOT, environment=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=600)
 
 
 def supervisor(folder):
@@ -99,9 +99,9 @@ def federations(local, tmp_path_factory):
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_federation_of_processes_ends_with_the_bytes_of_one_process(strategy, federations, smoke):
+def test_a_federation_of_processes_ends_with_the_bytes_of_one_process(strategy, federations, common):
     records = federations[strategy].records()
-    assert federations[strategy].result["final_bytes"] == smoke(strategy).result["final_bytes"]
+    assert federations[strategy].result["final_bytes"] == common(strategy).result["final_bytes"]
     assert {record.backend for record in records} == {"http"} and all(record.around > 0 for record in records)
     assert all(record.peak_memory > 2**27 for record in records)
 

@@ -11,6 +11,7 @@ import pytest
 import typer
 from deployments import IMAGE, SECRET
 
+import forked
 from faas.__main__ import app
 from faas.fields import cores, octets
 from kdlib import cli
@@ -21,11 +22,10 @@ README = (ROOT / "faas/README.md").read_text()
 WALK = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)[0].splitlines()
 
 
-def faas(*arguments, stdin=None, **environment):
+def faas(*arguments, given="", **environment):
     """Runs `python -m faas ...`; returns the finished process."""
     hidden = {name: value for name, value in os.environ.items() if name not in ("KDLIB_SECRETS", "KDLIB_KNATIVE_CRD")}
-    return subprocess.run([sys.executable, "-m", "faas", *map(str, arguments)], cwd=ROOT, input=stdin, text=True,
-                          capture_output=True, timeout=120, env=hidden | environment)
+    return forked.run("faas", *arguments, cwd=ROOT, given=given, environment=hidden | environment)
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_the_walks_commands_have_these_options(line):
 def test_the_walks_sixth_command_renders(tmp_path):
     kdlib, render = (shlex.split(part) for part in WALK[5].split(" | "))
     printed = subprocess.run([Path(sys.executable).with_name(kdlib[0]), *kdlib[1:]], capture_output=True, text=True)
-    done = faas(*render[3:-1], tmp_path / "manifests", stdin=printed.stdout)
+    done = faas(*render[3:-1], tmp_path / "manifests", given=printed.stdout)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "manifests").glob("30-*.yaml"))) == 7
 

@@ -3,33 +3,30 @@
 import ast
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pytest
 
+import forked
 from kdlib.errors import KdlibError
 from kdlib.grid import Sheet
 from kdlib.reproduce import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-KDLIB = Path(sys.executable).with_name("kdlib")
 
 
 def reproduce(place, *arguments):
-    return subprocess.run([KDLIB, "reproduce", "--task", "digits", "--profile", "smoke", "--runs", place / "runs",
-                           "--figures", place / "figures", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          timeout=600)
+    return forked.run("kdlib", "reproduce", "--task", "digits", "--profile", "smoke", "--runs", place / "runs",
+                      "--figures", place / "figures", *arguments, cwd=ROOT, timeout=600)
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory):
-    """The folder of a whole smoke grid: `kdlib reproduce` with two alphas, one seed and the faults."""
+    """The folder of a whole smoke grid: `kdlib reproduce` with one alpha, one seed and the faults."""
     place = tmp_path_factory.mktemp("grid")
-    done = reproduce(place, "--alphas", "100 0.1", "--seeds", "0", "--faults")
+    done = reproduce(place, "--alphas", "0.1", "--seeds", "0", "--faults")
     assert done.returncode == 0, done.stderr
     return place
 
@@ -37,7 +34,7 @@ def grid(tmp_path_factory):
 def test_the_grid_executes_the_notebooks_that_read_its_runs(grid):
     executed = [path.name for path in (grid / "runs" / "notebooks").glob("*.ipynb")]
     assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00", "05", "07", "08"}
-    assert len(executed) == 1 + 2 * 2 + 3 + 2, executed
+    assert len(executed) == 1 + 2 + 3 + 2, executed
 
 
 def test_the_grid_leaves_its_figures_tables_and_index(grid):
@@ -47,9 +44,9 @@ def test_the_grid_leaves_its_figures_tables_and_index(grid):
     keys = {path.name for path in (grid / "runs").iterdir()}
     assert set(rows) == {f"{name}.png" for name in names}
     assert set(rows["accuracy-digits-smoke.png"]["runs"].split()) <= keys
-    assert len(rows["accuracy-digits-smoke.png"]["runs"].split()) == 4 * 2
+    assert len(rows["accuracy-digits-smoke.png"]["runs"].split()) == 4
     table = list(csv.DictReader((grid / "figures" / "accuracy-digits-smoke.csv").open()))
-    assert len(table) == 4 * 2 and all(0 < float(row["mean"]) < 1 for row in table)
+    assert len(table) == 4 and all(0 < float(row["mean"]) < 1 for row in table)
 
 
 def test_a_second_call_runs_nothing_again(grid):
@@ -57,7 +54,7 @@ def test_a_second_call_runs_nothing_again(grid):
         return {path: path.stat().st_mtime_ns for path in (grid / "runs").glob("*/re*/*.jsonl")}
 
     first = before()
-    done = reproduce(grid, "--alphas", "100", "--seeds", "0")
+    done = reproduce(grid, "--alphas", "0.1", "--seeds", "0", "--only", "02_fedmd", "--only", "03_feddf")
     assert done.returncode == 0, done.stderr
     assert before() == first
 
