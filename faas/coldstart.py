@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from faas import launch, local
 from faas.values import load_values
-from kdlib import client, data, run
+from kdlib import client, data, runner
 from kdlib.bench.measure import Side, side
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
@@ -118,7 +118,7 @@ class _Ground:
         self.keys = {"communicate": "c" * 16, "train": "f" * 16}
         for experiment, key in ((fedmd, self.keys["communicate"]), (feddf, self.keys["train"])):
             store = Store(f"{folder}/store/{{owner}}/{key}")
-            run.deploy(experiment, data.prepare(experiment), store)
+            runner.deploy(experiment, data.prepare(experiment), store)
             for round in range(WARM + 1):
                 client.save(store, f"client-0000/{round:03}/weights", client.start(experiment, "client-0000"))
         (function,) = launch.functions(("client-0000",), None, load_values(), 0)[:1]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import BaseModel
 from tqdm.auto import tqdm
 
-from kdlib import data, run
+from kdlib import data, runner
 from kdlib.cost import PAPER, Limits, Prices, kind
 from kdlib.experiment import Experiment
 from kdlib.history import Forecast, History
@@ -129,7 +129,7 @@ def measure(small: Experiment, progress: bool) -> dict[tuple[str, str | None], C
     found = {}
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
-        run.deploy(small, data.prepare(small), store)
+        runner.deploy(small, data.prepare(small), store)
         steps = [step for stage in stages(small) for step in stage.steps]
         perform(small, store, steps[0])  # imports and first touches are paid for apart
         for step in tqdm(steps, desc="one Step of each kind", unit="step", disable=not progress):

@@ -7,7 +7,7 @@ from pathlib import Path
 from kdlib.errors import KdlibError
 from kdlib.invoke import Invoker, Mixed
 from kdlib.perform import perform
-from kdlib.run import INLINE
+from kdlib.runner import INLINE
 
 NAMES = ("inline", "ray", "http")
 

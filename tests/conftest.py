@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from kdlib import data, drive, run
+from kdlib import data, drive, runner
 from kdlib.experiment import make_experiment
 
 
@@ -23,7 +23,7 @@ def smoke(tmp_path_factory):
         with pytest.MonkeyPatch.context() as patch:
             if keep:
                 patch.setattr(drive, "sweep", lambda *_: None)
-            return run.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
+            return runner.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
 
@@ -37,7 +37,7 @@ def common(tmp_path_factory):
     def carry_out(strategy, alpha=1.0, seed=0, task="digits", **settings):
         experiment = make_experiment(task, strategy, alpha, seed, profile="smoke", **settings)
         with FileLock(place / "common.lock"):
-            return run.run(experiment, place / "common", progress=False)
+            return runner.run(experiment, place / "common", progress=False)
 
     return carry_out
 

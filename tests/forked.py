@@ -16,8 +16,8 @@ from pathlib import Path
 PROGRAMS = {"kdlib": "kdlib.cli", "faas": "faas.__main__", "faas.serve": "faas.serve"}
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload([
-    "kdlib.run", "kdlib.invokers", "kdlib.invoke_http", "kdlib.estimate", "kdlib.reproduce", "kdlib.bench", "faas.lean", "faas.app",
-    "faas.local", "faas.folder", "faas.kubectl", "uvicorn", "sklearn.datasets"])
+    "kdlib.runner", "kdlib.invokers", "kdlib.invoke_http", "kdlib.estimate", "kdlib.reproduce", "kdlib.bench",
+    "faas.lean", "faas.app", "faas.local", "faas.folder", "faas.kubectl", "uvicorn", "sklearn.datasets"])
 
 
 def start(program, *arguments, cwd, environment=None, files=(os.devnull,) * 3):
@@ -41,7 +41,8 @@ def run(program, *arguments, cwd, environment=None, given="", timeout=300):
         if process.exitcode is None:
             process.kill()
             raise subprocess.TimeoutExpired([program, *arguments], timeout)
-        return subprocess.CompletedProcess([program, *arguments], process.exitcode, *(path.read_text() for path in output))
+        said = (path.read_text() for path in output)
+        return subprocess.CompletedProcess([program, *arguments], process.exitcode, *said)
 
 
 def _become(program, arguments, cwd, environment, files):

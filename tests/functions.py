@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from kdlib import data, run
+from kdlib import data, runner
 from kdlib.experiment import make_experiment
 from kdlib.store import Store
 from kdlib.tokens import token
@@ -36,7 +36,7 @@ def tiny(strategy, seed=0, **settings):
 def deployed(url, experiment, key=KEY):
     """The store at `url` (with {owner}, without the key), with the experiment's data laid down in it."""
     store = Store(f"{url}/{key}")
-    run.deploy(experiment, data.prepare(experiment), store)
+    runner.deploy(experiment, data.prepare(experiment), store)
     return store
 
 

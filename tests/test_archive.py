@@ -3,7 +3,7 @@ import zipfile
 import pandas as pd
 import pytest
 
-from kdlib import archive, results, run
+from kdlib import archive, results, runner
 from kdlib.errors import KdlibError
 
 
@@ -20,14 +20,14 @@ def test_a_kept_run_is_read_like_the_one_it_was(made, tmp_path):
     assert again.result == made.result and again.experiment == made.experiment
     assert again.records() == made.records()
     pd.testing.assert_frame_equal(again.partition, made.partition)
-    assert run.run(made.experiment, tmp_path / "runs", progress=False).result == made.result, "it is not run again"
+    assert runner.run(made.experiment, tmp_path / "runs", progress=False).result == made.result, "it is not run again"
     assert not (again.folder / "store").exists()
 
 
 def test_a_kept_run_can_be_repeated_and_compared(made, tmp_path):
     archive.keep(made, tmp_path)
     archive.restore(tmp_path, tmp_path / "runs")
-    assert run.again(results.load(tmp_path / "runs" / made.key), progress=False) is True
+    assert runner.again(results.load(tmp_path / "runs" / made.key), progress=False) is True
 
 
 def test_equal_records_give_equal_archives_and_what_is_there_stays(made, tmp_path):

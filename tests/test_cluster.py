@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kdlib import invoke_ray, run
+from kdlib import invoke_ray, runner
 from kdlib.experiment import make_experiment
 from kdlib.invoke_ray import Ray, ray  # which tells Ray a few things before it is imported
 from kdlib.perform import perform
@@ -95,7 +95,7 @@ def test_a_node_lost_in_mid_stage_changes_no_byte(strategy, settings, stage, los
                                                   caplog):
     monkeypatch.setattr(invoke_ray, "QUIET", 1.0)
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke", **settings)
-    inline = run.run(experiment, tmp_path / "inline", progress=False)
+    inline = runner.run(experiment, tmp_path / "inline", progress=False)
     second = add_node(cluster, "127.0.0.3")
     raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
     its = {raylet}
@@ -104,7 +104,7 @@ def test_a_node_lost_in_mid_stage_changes_no_byte(strategy, settings, stage, los
         invoker.start(1)
         assert {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} == {"127.0.0.2", "127.0.0.3"}
         its.update(raylet.children())
-        the_run = run.run(experiment, tmp_path / "ray", progress=False, invoker=invoker)
+        the_run = runner.run(experiment, tmp_path / "ray", progress=False, invoker=invoker)
     finally:
         its.update(raylet.children())
         end(its)  # what is frozen cannot be asked to

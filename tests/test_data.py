@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kdlib import data, run
+from kdlib import data, runner
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 from kdlib.task import load_task
@@ -179,7 +179,7 @@ def test_an_own_task_with_own_colour_data_runs(own_data, own_task, tmp_path):
     own_data(x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     chosen = experiment(own_task(shape=(16, 16, 3), private=(0, 2), public_classes=(1,)), rounds=1, local_epochs=1,
                         distil_batches=2, architectures=("cnn2-128-256",))
-    assert run.run(chosen, tmp_path / "runs", progress=False).result["rounds"] == 1
+    assert runner.run(chosen, tmp_path / "runs", progress=False).result["rounds"] == 1
 
 
 @pytest.fixture

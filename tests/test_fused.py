@@ -2,7 +2,7 @@
 
 import pytest
 
-from kdlib import results, run
+from kdlib import results, runner
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
 from kdlib.invoke import measured
@@ -61,8 +61,8 @@ def test_what_only_the_next_step_reads_never_reaches_the_store(smoke):
 
 
 def test_each_way_repeats_the_other(four, fused):
-    assert run.again(four, progress=False, fused=True) is True
-    assert run.again(fused, progress=False, fused=False) is True
+    assert runner.again(four, progress=False, fused=True) is True
+    assert runner.again(fused, progress=False, fused=False) is True
     assert len(four.records(2)) < len(four.records()) == len(fused.records(2))
 
 
@@ -70,7 +70,7 @@ def test_each_way_repeats_the_other(four, fused):
 def test_only_fedmd_has_it(strategy, tmp_path):
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke")
     with pytest.raises(KdlibError, match=f"{strategy} has no fused round; allowed: fedmd"):
-        run.run(experiment, tmp_path, progress=False, fused=True)
+        runner.run(experiment, tmp_path, progress=False, fused=True)
 
 
 class Killed(Exception):
@@ -116,8 +116,8 @@ def test_begun_fused_and_killed_it_goes_on_with_four_calls(steps, whole, tmp_pat
 def resumed(steps, begun_fused, whole, folder):
     experiment = make_experiment("digits", "fedmd", 1.0, profile="smoke", **TINY)
     with pytest.raises(Killed):
-        run.run(experiment, folder, progress=False, invoker=Mortal(steps), fused=begun_fused)
+        runner.run(experiment, folder, progress=False, invoker=Mortal(steps), fused=begun_fused)
     the_run = results.load(next(folder.glob("*/experiment.json")).parent)
     assert len(the_run.records()) == steps and the_run.result is None
-    run.run(experiment, folder, progress=False, fused=not begun_fused)
+    runner.run(experiment, folder, progress=False, fused=not begun_fused)
     assert the_run.result["final_bytes"] == whole

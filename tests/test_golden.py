@@ -14,7 +14,7 @@ from kdlib import data
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
 from kdlib.machine import machine
-from kdlib.run import accuracy_by_architecture, run
+from kdlib.runner import accuracy_by_architecture, run
 
 GOLDEN = Path(__file__).with_name("golden.json")
 HERE, ELSEWHERE = 0.005, 0.03

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import made
-from kdlib import archive, cohort, durations, history, perform, results, run
+from kdlib import archive, cohort, durations, history, perform, results, runner
 from kdlib.cohort import in_time
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
@@ -80,17 +80,17 @@ def test_killed_at_any_moment_it_calls_the_same_clients_and_ends_with_the_same_b
         done.append(arguments[2])
         return perform.perform(*arguments)
 
-    monkeypatch.setattr(run.INLINE, "perform", mortal)
+    monkeypatch.setattr(runner.INLINE, "perform", mortal)
     with pytest.raises(Killed):
-        run.run(ailing.experiment, tmp_path, progress=False)
+        runner.run(ailing.experiment, tmp_path, progress=False)
     monkeypatch.undo()
-    again = run.run(ailing.experiment, tmp_path, progress=False)
+    again = runner.run(ailing.experiment, tmp_path, progress=False)
     assert again.result["final_bytes"] == ailing.result["final_bytes"] and calls(again) == calls(ailing)
     assert len(again.records()) == len(ailing.records())
 
 
 def test_a_replay_follows_the_choices_and_ends_with_the_same_bytes(ailing):
-    assert run.again(ailing, progress=False) is True
+    assert runner.again(ailing, progress=False) is True
     assert calls(ailing, 2) == calls(ailing)
 
 
@@ -103,7 +103,7 @@ def measured(smoke):
 
 def test_a_replay_follows_choices_that_the_clock_made(measured):
     expected = calls(measured)
-    assert run.again(measured, progress=False) is True and calls(measured, 2) == expected
+    assert runner.again(measured, progress=False) is True and calls(measured, 2) == expected
     # another choice, as another machine's clock would have made it, is another result: so it is followed, not made anew
     other = sorted(set(measured.experiment.client_names) - expected[4])[0]
     rows = [json.loads(line) for line in (measured.folder / "records" / "inline-1.jsonl").open()]
@@ -111,7 +111,7 @@ def test_a_replay_follows_choices_that_the_clock_made(measured):
                  and measured.experiment.architecture_of(row["subject"]) == measured.experiment.architecture_of(other))
     moved["subject"] = other
     (measured.folder / "records" / "inline-1.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert run.again(measured, progress=False) is False
+    assert runner.again(measured, progress=False) is False
     number = max(int(path.stem.partition("-")[2]) for path in (measured.folder / "records").iterdir())
     assert calls(measured, number)[4] == calls(measured)[4] and other in calls(measured, number)[4]
 
@@ -120,7 +120,7 @@ def test_a_kept_run_without_its_store_is_replayed_too(measured, tmp_path):
     archive.keep(measured, tmp_path)
     archive.restore(tmp_path, tmp_path / "runs")
     kept = results.load(tmp_path / "runs" / measured.key)
-    assert not kept.store.names() and run.again(kept, progress=False) is True
+    assert not kept.store.names() and runner.again(kept, progress=False) is True
 
 
 def test_measured_durations_are_those_of_the_records(tmp_path):
@@ -166,7 +166,7 @@ def test_what_a_deadline_decided_is_not_undone_by_a_resume(tmp_path):
 
 def test_a_round_in_which_all_calls_fail_is_told_in_one_line(tmp_path):
     with pytest.raises(KdlibError, match=r"round 1: the calls of all 6 clients fail; allowed: a smaller fail.share or"):
-        run.run(experiment(fail={"share": 1}), tmp_path, progress=False)
+        runner.run(experiment(fail={"share": 1}), tmp_path, progress=False)
 
 
 def test_a_forecast_decides_nothing(tmp_path):

@@ -19,6 +19,14 @@ def test_help_loads_neither_torch_nor_plotting():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 
+def test_the_package_offers_what_it_imports_only_when_asked():
+    code = ("import kdlib, sys; before = {'torch', 'pandas'} & set(sys.modules); "
+            "print(before, all(callable(getattr(kdlib, name)) for name in kdlib.__all__), "
+            "set(kdlib.__all__) <= set(dir(kdlib)))")
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert told.strip() == "set() True True"
+
+
 def test_every_room_is_a_layer():
     declared = (ROOT / "pyproject.toml").read_text()
     rooms = [f"{package}.{path.stem}" for package in ("kdlib", "faas") for path in (ROOT / package).glob("[!_]*.py")]

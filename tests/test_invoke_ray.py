@@ -12,7 +12,7 @@ import tempfile
 import psutil
 import pytest
 
-from kdlib import invoke_ray, run
+from kdlib import invoke_ray, runner
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
 from kdlib.invoke import Stage, Step
@@ -67,13 +67,13 @@ def here(nothing_left):
 def inline(tmp_path_factory):
     """strategy -> final bytes of the inline run."""
     folder = tmp_path_factory.mktemp("inline")
-    return {strategy: run.run(small(strategy), folder, progress=False).result["final_bytes"]
+    return {strategy: runner.run(small(strategy), folder, progress=False).result["final_bytes"]
             for strategy in ("fedmd", "feddf")}
 
 
 @pytest.mark.parametrize("strategy", ["fedmd", "feddf"])
 def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_path):
-    the_run = run.run(small(strategy), tmp_path, progress=False, invoker=here)
+    the_run = runner.run(small(strategy), tmp_path, progress=False, invoker=here)
     assert the_run.result["final_bytes"] == inline[strategy]
     assert [file.name for file in (the_run.folder / "records").iterdir()] == ["ray-1.jsonl"]
     assert {record.backend for record in the_run.records()} == {"ray"}
@@ -92,15 +92,15 @@ def test_the_largest_models_steps_go_first(task, largest):
 
 
 def test_a_fused_round_ends_with_the_bytes_of_inline(here, inline, tmp_path):
-    the_run = run.run(small("fedmd"), tmp_path, progress=False, invoker=here, fused=True)
+    the_run = runner.run(small("fedmd"), tmp_path, progress=False, invoker=here, fused=True)
     assert the_run.result["final_bytes"] == inline["fedmd"]
 
 
 def test_ray_repeats_an_inline_run_and_the_reverse(here, inline, tmp_path):
-    by_inline = run.run(small("feddf"), tmp_path / "inline", progress=False)
-    assert run.again(by_inline, progress=False, invoker=here) is True
-    by_ray = run.run(small("feddf"), tmp_path / "ray", progress=False, invoker=here)
-    assert run.again(by_ray, progress=False) is True
+    by_inline = runner.run(small("feddf"), tmp_path / "inline", progress=False)
+    assert runner.again(by_inline, progress=False, invoker=here) is True
+    by_ray = runner.run(small("feddf"), tmp_path / "ray", progress=False, invoker=here)
+    assert runner.again(by_ray, progress=False) is True
 
 
 def test_a_handlers_complaint_is_one_line_and_the_run_goes_on(here, inline, tmp_path, monkeypatch):
@@ -111,10 +111,10 @@ def test_a_handlers_complaint_is_one_line_and_the_run_goes_on(here, inline, tmp_
 
     monkeypatch.setattr(here, "perform", complains)
     with pytest.raises(KdlibError, match=r"^cnn\S+ is unwell; allowed: health$") as error:
-        run.run(small("feddf"), tmp_path, progress=False, invoker=here)
+        runner.run(small("feddf"), tmp_path, progress=False, invoker=here)
     assert type(error.value) is KdlibError
     monkeypatch.undo()
-    assert run.run(small("feddf"), tmp_path, progress=False, invoker=here).result["final_bytes"] == inline["feddf"]
+    assert runner.run(small("feddf"), tmp_path, progress=False, invoker=here).result["final_bytes"] == inline["feddf"]
 
 
 def test_a_worker_killed_in_mid_stage_is_made_good(here, inline, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_worker_killed_in_mid_stage_is_made_good(here, inline, tmp_path, monke
         return parts
 
     monkeypatch.setattr(here, "perform", dies_once)
-    the_run = run.run(small("feddf"), tmp_path, progress=False, invoker=here)
+    the_run = runner.run(small("feddf"), tmp_path, progress=False, invoker=here)
     assert died.exists() and the_run.result["final_bytes"] == inline["feddf"]
     steps = [step for record in the_run.records() for step in record.done]
     assert len(set(steps)) == len(steps)
@@ -168,7 +168,7 @@ def test_close_ends_all_that_was_started_and_a_second_start_works(here, inline, 
 
     one = Ray(perform, workers=1)
     for strategy in ("fedmd", "feddf"):
-        the_run = run.run(small(strategy), tmp_path, progress=False, invoker=one)
+        the_run = runner.run(small(strategy), tmp_path, progress=False, invoker=one)
         assert the_run.result["final_bytes"] == inline[strategy]
         spans = sorted((record.started, record.started + record.seconds) for record in the_run.records())
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans)), "one at a time"

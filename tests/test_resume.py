@@ -11,8 +11,8 @@ import forked
 
 
 def start(strategy, folder):
-    return forked.start("kdlib", "run", "--profile", "smoke", "--strategy", strategy, "--alpha", "0.5", "--runs", folder,
-                        cwd=folder.parent)
+    settings = ("--profile", "smoke", "--strategy", strategy, "--alpha", "0.5")
+    return forked.start("kdlib", "run", *settings, "--runs", folder, cwd=folder.parent)
 
 
 def ended(process):

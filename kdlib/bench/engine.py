@@ -8,7 +8,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from kdlib import client, data, run
+from kdlib import client, data, runner
 from kdlib.bench import plain
 from kdlib.bench.measure import TINY, Bench, alternate, finish, ratio, workers
 from kdlib.engine import Batches, predict
@@ -132,7 +132,7 @@ def _deployed(place: str, width: float, seconds: float) -> tuple[Experiment, Sto
     kept = Store(place)
     settings = {"clients": 6, "samples": None, "width": width}
     probe = make_experiment("digits", "alone", 100, **settings, local_epochs=1)
-    run.deploy(probe, data.prepare(probe), kept)
+    runner.deploy(probe, data.prepare(probe), kept)
     fastest = min(alternate({"an epoch": lambda: _bare(probe, kept)}, 5)["an epoch"])
     epochs = math.ceil(seconds / fastest)
     return make_experiment("digits", "alone", 100, **settings, local_epochs=epochs), kept

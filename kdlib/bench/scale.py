@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 
-from kdlib import run
+from kdlib import runner
 from kdlib.bench.measure import Bench, alternate, finish, workers
 from kdlib.experiment import make_experiment
 
@@ -45,7 +45,7 @@ def _round(clients):
     experiment = make_experiment("mnist", "fedmd", 100, profile="smoke", clients=clients, samples=50, rounds=1,
                                  pretrain_epochs=1, transfer_epochs=1, test_items=100, alignment_items=128)
     with tempfile.TemporaryDirectory() as place:
-        made = run.run(experiment, place, progress=False)
+        made = runner.run(experiment, place, progress=False)
         steps = made.table.query("round == 1")
         last = steps.iloc[-1]
         stored = sum(file.stat().st_size for file in (made.folder / "store").rglob("*") if file.is_file())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from kdlib import client, data, run
+from kdlib import client, data, runner
 from kdlib.bench import plain
 from kdlib.bench.measure import TINY, Bench, alternate, finish, medians, ratio, workers
 from kdlib.engine import Batches, predict
@@ -143,7 +143,7 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
 
         def side(fused):
             folder = Path(place) / str(next(count))
-            made[fused] = run.run(experiment, folder, progress=False, fused=fused)
+            made[fused] = runner.run(experiment, folder, progress=False, fused=fused)
             table = made[fused].table
             return float(table.query("round == 2")["seconds"].sum())  # a round between the first and the last
 
@@ -161,5 +161,5 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
 def _store_for(experiment):
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
-        run.deploy(experiment, data.prepare(experiment), store)
+        runner.deploy(experiment, data.prepare(experiment), store)
         yield store

@@ -19,7 +19,7 @@ from faas.launch import LABEL
 from faas.resources import client_allotment
 from faas.values import load_values
 from functions import KEY, ROOT, SECRET, await_ready, deployed, tiny
-from kdlib import run
+from kdlib import runner
 from kdlib.experiment import make_experiment
 from kdlib.invoke import Record, Step
 from kdlib.invoke_http import AGGREGATOR, Endpoint, Failed, Http
@@ -120,7 +120,7 @@ def test_the_image_has_no_ray_and_no_plots(engine, image):
 def test_a_federation_of_containers_ends_with_the_bytes_of_one_process(strategy, local, smoke, tmp_path):
     """Each function at the memory and the cores that its manifest asks for."""
     with contextlib.closing(Http.from_file(local / "endpoints.json")) as http:
-        the_run = run.run(make_experiment("digits", strategy, 1.0, profile="smoke"), tmp_path, False, http)
+        the_run = runner.run(make_experiment("digits", strategy, 1.0, profile="smoke"), tmp_path, False, http)
     assert the_run.result["final_bytes"] == smoke(strategy).result["final_bytes"]
     assert "ended" not in (local / "log" / "supervisor.log").read_text()
 

@@ -18,7 +18,7 @@ from faas.__main__ import app
 from faas.access import folders
 from faas.confine import possible
 from functions import ROOT, Function, await_ready, deployed, tiny
-from kdlib import run
+from kdlib import runner
 from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 from kdlib.invoke_http import Endpoints, Http
@@ -94,7 +94,7 @@ def federations(local, tmp_path_factory):
     """strategy -> the smoke run by those functions."""
     runs = tmp_path_factory.mktemp("runs")
     with contextlib.closing(Http.from_file(local / "endpoints.json")) as http:
-        return {strategy: run.run(make_experiment("digits", strategy, 1.0, profile="smoke"), runs, False, http)
+        return {strategy: runner.run(make_experiment("digits", strategy, 1.0, profile="smoke"), runs, False, http)
                 for strategy in STRATEGIES}
 
 

@@ -23,8 +23,7 @@ import sklearn.datasets  # noqa: F401  as everything here, so that a fork need n
 
 import faas.serve
 from faas import app, lean  # noqa: F401
-from kdlib import data, s3, training  # noqa: F401
-from kdlib import run as driver
+from kdlib import data, runner, s3, training  # noqa: F401
 from kdlib.drive import Patience
 from kdlib.errors import KdlibError
 from kdlib.experiment import from_json
@@ -48,10 +47,10 @@ def drive(wanted):
                               "train", "teach", "distil"), wanted["timeout"])
     try:
         if not wanted["endpoints"]:
-            driver.run(from_json(wanted["drive"]), wanted["runs"], False)
+            runner.run(from_json(wanted["drive"]), wanted["runs"], False)
             return
         with contextlib.closing(Http.from_file(wanted["endpoints"], timeouts=timeouts, tries=20)) as http:
-            driver.run(from_json(wanted["drive"]), wanted["runs"], False, http, patience=patience)
+            runner.run(from_json(wanted["drive"]), wanted["runs"], False, http, patience=patience)
     except (KdlibError, OSError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,8 +9,7 @@ import math
 import numpy as np
 import torch
 
-from kdlib import client
-from kdlib import run as run_module
+from kdlib import client, runner
 
 
 def phases(run, once, in_round):
@@ -89,14 +88,14 @@ def smaller_part(patch):
 
 
 def _alter_parts(patch, alter):
-    partition = run_module.partition
-    patch.setattr(run_module, "partition", lambda *args: (p := partition(*args))._replace(parts=alter(p.parts)))
+    partition = runner.partition
+    patch.setattr(runner, "partition", lambda *args: (p := partition(*args))._replace(parts=alter(p.parts)))
 
 
 def leak(patch, where):
     """A fault: test items with their labels take the place of the `private` or the `validation` data."""
-    deploy = run_module.deploy
-    patch.setattr(run_module, "deploy", lambda experiment, drawn, store: deploy(
+    deploy = runner.deploy
+    patch.setattr(runner, "deploy", lambda experiment, drawn, store: deploy(
         experiment, drawn._replace(**{where: drawn.test}), store))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import client, fedavg, feddf, run
+from kdlib import client, fedavg, feddf, runner
 
 # Two of an architecture's three clients are called in a round.
 SMALL = {"clients": 9, "clients_per_round": 6, "rounds": 2, "samples": 60, "patience": 2}
@@ -282,7 +282,7 @@ def test_recomputed_teachers_teach_the_same(recomputed, clean):
 
 
 def test_a_recomputed_run_repeats(smoke):
-    assert run.again(smoke("feddf", teachers="recomputed", **TINY), progress=False) is True
+    assert runner.again(smoke("feddf", teachers="recomputed", **TINY), progress=False) is True
 
 
 def test_divergence_is_forward_unless_reversed():

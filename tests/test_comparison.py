@@ -3,7 +3,7 @@
 import pytest
 
 from kdlib import times
-from kdlib.compare import compare
+from kdlib.comparison import compare
 from kdlib.cost import load_prices, total
 from kdlib.errors import KdlibError
 

@@ -4,7 +4,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from kdlib import client, export
+from kdlib import client, exports
 from kdlib.errors import KdlibError
 from kdlib.experiment import from_json
 
@@ -13,7 +13,7 @@ from kdlib.experiment import from_json
 def test_the_files_are_the_last_rounds_models(strategy, smoke, tmp_path):
     the_run = smoke(strategy, alpha=0.1)
     experiment = the_run.experiment
-    written = export.export(the_run, tmp_path / "models")
+    written = exports.export(the_run, tmp_path / "models")
     whose = experiment.client_names if strategy == "fedmd" else experiment.architectures
     assert [path.name for path in written] == sorted(["README.md", *(f"{name}.safetensors" for name in whose)])
     for name in whose:
@@ -28,7 +28,7 @@ def test_the_files_are_the_last_rounds_models(strategy, smoke, tmp_path):
 
 def test_the_card_says_what_was_run_and_what_it_reached(smoke, tmp_path):
     the_run = smoke("feddf", alpha=0.1)
-    export.export(the_run, tmp_path / "models")
+    exports.export(the_run, tmp_path / "models")
     text = (tmp_path / "models" / "README.md").read_text()
     assert the_run.key in text and "a Dirichlet law of alpha 0.1 over 6 clients" in text
     for name, accuracy in the_run.result["per_architecture"].items():
@@ -40,5 +40,5 @@ def test_nothing_is_written_over(smoke, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").touch()
     with pytest.raises(KdlibError, match="is there already; allowed: a new folder, or an empty one"):
-        export.export(smoke("feddf", alpha=0.1), tmp_path / "models")
+        exports.export(smoke("feddf", alpha=0.1), tmp_path / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["models"]

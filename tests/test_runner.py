@@ -4,7 +4,7 @@ import json
 import pytest
 import torch
 
-from kdlib import alone, client, data, perform, results, run
+from kdlib import alone, client, data, perform, results, runner
 from kdlib.errors import KdlibError
 from kdlib.experiment import STRATEGIES, make_experiment
 from kdlib.history import History
@@ -33,7 +33,7 @@ def fresh(smoke):
 
 
 def repeat(the_run):
-    return run.run(the_run.experiment, the_run.folder.parent, progress=False)
+    return runner.run(the_run.experiment, the_run.folder.parent, progress=False)
 
 
 def by_subject(records, name):
@@ -147,24 +147,24 @@ def test_the_store_keeps_the_last_round_and_what_the_clients_agreed_on(strategy,
 def test_final_bytes_tell_any_changed_weight_consensus_or_metric(smoke):
     the_run = smoke("fedmd", **tiny("fedmd"))
     seen = [the_run.result["final_bytes"]]
-    assert run.final_bytes(the_run, the_run.store) == seen[0]
+    assert runner.final_bytes(the_run, the_run.store) == seen[0]
     for name, key in (("client-0001/002/weights", "linear.weight"), ("public/001/consensus", "logits")):
         tensors = the_run.store.get(name)
         tensors[key].view(-1)[0] += 1e-3
         the_run.store.put(name, tensors)
-        seen.append(run.final_bytes(the_run, the_run.store))
+        seen.append(runner.final_bytes(the_run, the_run.store))
     file = next((the_run.folder / "records").iterdir())
     file.write_text(file.read_text().replace('"accuracy":0.', '"accuracy":0.0', 1))
-    seen.append(run.final_bytes(the_run, the_run.store))
+    seen.append(runner.final_bytes(the_run, the_run.store))
     assert len(set(seen)) == 4
 
 
 def test_final_bytes_know_no_time_and_no_order(fresh):
-    before = run.final_bytes(fresh, fresh.store)
+    before = runner.final_bytes(fresh, fresh.store)
     file = next((fresh.folder / "records").iterdir())
     rows = [json.loads(line) | {"started": 0.0, "seconds": 9.0, "peak_memory": 1} for line in file.open()]
     file.write_text("".join(json.dumps(row) + "\n" for row in reversed(rows)))
-    assert run.final_bytes(fresh, fresh.store) == before
+    assert runner.final_bytes(fresh, fresh.store) == before
 
 
 def test_a_complete_run_is_only_read(fresh, monkeypatch):
@@ -173,7 +173,7 @@ def test_a_complete_run_is_only_read(fresh, monkeypatch):
         return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = snapshot()
-    monkeypatch.setattr(run.INLINE, "perform", lambda *_: pytest.fail("a Step was carried out"))
+    monkeypatch.setattr(runner.INLINE, "perform", lambda *_: pytest.fail("a Step was carried out"))
     assert repeat(fresh) == fresh and snapshot() == before
 
 
@@ -186,25 +186,25 @@ def test_a_torn_last_line_is_dropped_and_its_step_repeated(torn, fresh, monkeypa
     (fresh.folder / "result.json").unlink()
     assert len(fresh.records()) == len(lines)
     ran = []
-    monkeypatch.setattr(run.INLINE, "perform", lambda *args: ran.append(args[2]) or perform.perform(*args))
+    monkeypatch.setattr(runner.INLINE, "perform", lambda *args: ran.append(args[2]) or perform.perform(*args))
     assert repeat(fresh).result["final_bytes"] == whole
     assert [step.name for step in ran] == ["evaluate"] and len(fresh.records()) == len(lines) + 1
 
 
 def test_only_one_process_drives_a_run(tmp_path, monkeypatch):
     experiment = make_experiment("digits", "alone", 1.0, profile="smoke", **tiny("alone", rounds=1))
-    monkeypatch.setitem(alone.HANDLERS, "evaluate", lambda *_: run.run(experiment, tmp_path, progress=False))
+    monkeypatch.setitem(alone.HANDLERS, "evaluate", lambda *_: runner.run(experiment, tmp_path, progress=False))
     with pytest.raises(KdlibError, match="is being carried out by another process; wait for it or end it"):
-        run.run(experiment, tmp_path, progress=False)
+        runner.run(experiment, tmp_path, progress=False)
     monkeypatch.undo()
-    assert run.run(experiment, tmp_path, progress=False).result, "the lock outlived its holder"
+    assert runner.run(experiment, tmp_path, progress=False).result, "the lock outlived its holder"
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_again_gives_the_same_bytes(strategy, runs):
     the_run = runs[strategy]
     before = the_run.store.names()
-    assert run.again(the_run, progress=False) is True
+    assert runner.again(the_run, progress=False) is True
     assert len(the_run.records(2)) == len(the_run.records()) and the_run.store.names() == before
     assert not list(the_run.folder.glob(".again*"))
 
@@ -227,22 +227,22 @@ def other_weights(patch):
 @pytest.mark.parametrize("change", [other_metric, other_weights])
 def test_again_sees_another_metric_or_weight(change, fresh, monkeypatch):
     change(monkeypatch)
-    assert run.again(fresh, progress=False) is False
+    assert runner.again(fresh, progress=False) is False
     monkeypatch.undo()
-    assert run.again(fresh, progress=False) is True
+    assert runner.again(fresh, progress=False) is True
     assert len(fresh.records(3)) == len(fresh.records(2)) == len(fresh.records())
 
 
 def test_again_sees_that_the_run_itself_was_damaged(fresh):
     name = next(name for name in fresh.store.names() if name.endswith("/weights"))
     fresh.store.put(name, {key: tensor + 1 for key, tensor in fresh.store.get(name).items()})
-    assert run.again(fresh, progress=False) is False
+    assert runner.again(fresh, progress=False) is False
 
 
 def test_again_wants_a_complete_run(fresh):
     (fresh.folder / "result.json").unlink()
     with pytest.raises(KdlibError, match="is not complete; run it to its end"):
-        run.again(fresh, progress=False)
+        runner.again(fresh, progress=False)
 
 
 def test_a_step_is_seeded_by_itself_alone(fresh):
@@ -270,7 +270,7 @@ def test_a_run_begun_on_another_machine_is_said(fresh, caplog):
 @pytest.mark.parametrize(("wanted", "said"), [(200, False), (201, True)])
 def test_an_alignment_sample_that_is_capped_is_said_once(wanted, said, tmp_path, caplog):
     settings = tiny("feddf", rounds=1, public_items=200, alignment_items=wanted)
-    run.run(make_experiment("digits", "feddf", 1.0, profile="smoke", **settings), tmp_path, progress=False)
+    runner.run(make_experiment("digits", "feddf", 1.0, profile="smoke", **settings), tmp_path, progress=False)
     assert caplog.text.count("has all 200 public items, as there are no 201") == said
 
 
@@ -285,7 +285,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 def test_nothing_is_written_for_an_experiment_that_cannot_run(tmp_path):
     too_many = make_experiment("digits", "alone", 1.0, profile="smoke", clients=900)
     with pytest.raises(KdlibError, match="too few for 900 clients"):
-        run.run(too_many, tmp_path / "runs", progress=False)
+        runner.run(too_many, tmp_path / "runs", progress=False)
     assert not (tmp_path / "runs").exists()
 
 
@@ -300,7 +300,7 @@ def test_busy_seconds_leave_out_the_time_between_two_sessions(runs):
 
 def test_a_store_elsewhere_holds_every_owners_objects_apart(runs, tmp_path):
     base = tmp_path / "elsewhere"
-    the_run = run.run(runs["fedavg"].experiment, tmp_path / "runs", progress=False, store=base.as_uri())
+    the_run = runner.run(runs["fedavg"].experiment, tmp_path / "runs", progress=False, store=base.as_uri())
     assert the_run.result["final_bytes"] == runs["fedavg"].result["final_bytes"]
     assert not (the_run.folder / "store").exists()
     owners = {"aggregator", "private", "public", *the_run.experiment.client_names}

@@ -28,6 +28,10 @@ InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: in
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with Ray here; default: what the cores "
                                                          "allow.")]
+Run = Annotated[Path, typer.Argument(help="The folder of a run, for example runs/5f32ff4ee09d0c31.")]
+Prices = Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")]
+Csv = Annotated[bool, typer.Option("--csv", help="All of it as CSV instead of the table.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")]
 Fused = Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations; the same bytes.")]
 
 
