@@ -7,20 +7,30 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from kdlib.errors import KdlibError
 from kdlib.files import one_line
 from kdlib.machine import has_bf16
-from kdlib.profiles import PROFILES, TEXT_PROFILES, ZOO, ZOOS
+from kdlib.profiles import PROFILES, TEXT_PROFILES
 from kdlib.stragglers import Fail, Slow
 from kdlib.task import Task, TextTask, load_settings, load_task
+from kdlib.zoo import ZOO, ZOOS, expect_architecture
 
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
 Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
-Architecture = Annotated[str, Field(pattern=r"^(cnn2(-\d+){2}|cnn3(-\d+){3}|cnn4(-\d+){4}|lstm[12]-\d+)$")]
+Architecture = Annotated[str, Field(max_length=64), AfterValidator(expect_architecture)]
 
 
 class Experiment(BaseModel):
@@ -284,7 +294,7 @@ def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | N
 
 def from_json(text: str) -> Experiment:
     """The Experiment that `model_dump_json` wrote. Raises KdlibError where the text is none."""
-    kinds = TypeAdapter(Annotated[FedMD | FedDF | Alone | FedAvg, Field(discriminator="strategy")])
+    kinds = TypeAdapter(Annotated[tuple(STRATEGIES.values()), Field(discriminator="strategy")])
     try:
         return kinds.validate_json(text)
     except ValidationError as error:

@@ -6,53 +6,18 @@ recurrent weights orthogonal, its forget gates at 1, and it has one bias a gate.
 """
 
 import functools
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
+from kdlib.zoo import BLOCKS
 
 PENALTY = 1e-3
 EMBEDDING = 8
 DROPPED = 13107  # of 65,536: dropout 0.2 to five digits
 INTEGER = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
-
-
-class Pool(NamedTuple):
-    """An average pool of 2 x 2."""
-
-    stride: int
-    padding: str
-
-
-class Block(NamedTuple):
-    """A convolution with batch norm, ReLU and dropout, then perhaps a pool."""
-
-    kernel: int
-    stride: int
-    padding: str
-    pool: Pool | None = None
-
-
-BLOCKS: dict[str, tuple[Block, ...]] = {
-    "cnn2": (
-        Block(3, 1, "same", Pool(1, "same")),
-        Block(3, 2, "valid"),
-    ),
-    "cnn3": (
-        Block(3, 1, "same", Pool(1, "same")),
-        Block(2, 2, "valid", Pool(2, "valid")),
-        Block(3, 2, "valid"),
-    ),
-    "cnn4": (
-        Block(3, 1, "same", Pool(1, "same")),
-        Block(2, 2, "same", Pool(2, "same")),
-        Block(2, 2, "same", Pool(2, "same")),
-        Block(3, 2, "same"),
-    ),
-}
 
 
 class Dropout(nn.Module):

@@ -1,17 +1,6 @@
-"""Named sets of Experiment defaults, and the zoo. A default, once published, never changes (Experiment.key)."""
+"""Named sets of Experiment defaults. A default, once published, never changes (Experiment.key)."""
 
-# The original FedMD's zoo for two and three layers; the 4-layer models are ours (PAPER: Models).
-ZOO = (
-    "cnn2-128-256",
-    "cnn2-128-512",
-    "cnn3-64-128-256",
-    "cnn3-128-192-256",
-    "cnn4-64-64-64-256",
-    "cnn4-128-192-256-256",
-)
-
-TEXT_ZOO = ("lstm1-128", "lstm1-256", "lstm2-128", "lstm2-256")
-ZOOS = {"cnn": ZOO, "lstm": TEXT_ZOO}
+from kdlib.zoo import TEXT_ZOO
 
 # Changes to the defaults; a strategy takes those that it has.
 PROFILES: dict[str, dict] = {

@@ -3,7 +3,8 @@ import torch
 
 from kdlib import durations
 from kdlib.client import start
-from kdlib.experiment import ZOO, make_experiment
+from kdlib.experiment import make_experiment
+from kdlib.zoo import ZOO
 
 
 def feddf(**settings):

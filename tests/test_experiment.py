@@ -7,9 +7,9 @@ import pytest
 
 from kdlib import experiment as experiment_module
 from kdlib.errors import KdlibError
-from kdlib.experiment import PROFILES, STRATEGIES, ZOO, FedMD, from_json, make_experiment
-from kdlib.profiles import TEXT_ZOO
+from kdlib.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
 from kdlib.task import BUILT_IN
+from kdlib.zoo import TEXT_ZOO, ZOO
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
 
@@ -199,7 +199,9 @@ def test_strategy_and_classes_decide_the_key_and_words_do_not():
     ({"seed": -1}, "seed: .*greater than or equal to 0"),
     ({"rounds": 1000}, "rounds: .*less than or equal to 999"),
     ({"rounds": "many"}, "rounds: .*integer"),
-    ({"architectures": ("cnn2-8",)}, "architectures.0: .*pattern"),
+    ({"architectures": ("cnn2-8",)}, "architectures.0: 'cnn2-8' is no architecture; allowed: cnn2-N-N, cnn3-N-N-N"),
+    ({"architectures": ("cnn2-8-0",)}, "'cnn2-8-0' is no architecture"),
+    ({"architectures": ("cnn9-8-8",)}, "'cnn9-8-8' is no architecture"),
     ({"architectures": ()}, "architectures: .*at least 1"),
     ({"architectures": ("cnn2-8-8", "cnn2-8-8")}, "named twice: cnn2-8-8, cnn2-8-8"),
     ({"clients": 2}, "2 clients cannot have 3 architectures; allowed: clients of at least 3"),

@@ -11,7 +11,7 @@ from kdlib import client, engine
 from kdlib.experiment import make_experiment
 from kdlib.machine import has_bf16
 from kdlib.models import build_lstm
-from kdlib.profiles import TEXT_ZOO
+from kdlib.zoo import TEXT_ZOO
 
 PRECISION = [pytest.param("fp32", 1e-5), pytest.param("bf16", 2e-2, marks=pytest.mark.skipif(
     not has_bf16(), reason="this CPU has no bf16 in hardware"))]

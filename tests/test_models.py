@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from kdlib.errors import KdlibError
-from kdlib.experiment import ZOO
 from kdlib.models import Dropout, build
+from kdlib.zoo import ZOO
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 

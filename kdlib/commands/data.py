@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from kdlib.commands.options import Alpha, Csv, Seed, Task
-from kdlib.experiment import ZOOS, make_experiment
+from kdlib.experiment import make_experiment
 from kdlib.task import built_in, load_task, task_file
+from kdlib.zoo import ZOOS
 
 app = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get data sets, or list them.")

@@ -9,7 +9,7 @@ import pytest
 import forked
 from kdlib.bench import BENCHES, measure
 from kdlib.bench.measure import Bench, alternate, finish, ratio
-from kdlib.profiles import ZOO
+from kdlib.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
 DATA_FREE = sorted(BENCHES.keys() - {"scale"})

@@ -15,8 +15,9 @@ from faas.fields import cores, octets
 from faas.manifests import manifests
 from faas.values import load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import ZOO, make_experiment
+from kdlib.experiment import make_experiment
 from kdlib.store import Store
+from kdlib.zoo import ZOO
 
 
 def spec(manifest):

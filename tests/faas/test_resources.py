@@ -8,8 +8,9 @@ import pytest
 from faas.resources import aggregator_allotment, client_allotment, footprint, worker_memory
 from faas.values import Most, load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import ZOO, make_experiment
+from kdlib.experiment import make_experiment
 from kdlib.task import built_in, load_task
+from kdlib.zoo import ZOO
 
 VALUES = load_values()
 

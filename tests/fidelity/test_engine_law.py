@@ -9,11 +9,12 @@ from torch import nn
 from kdlib import client, data
 from kdlib.bench import plain
 from kdlib.engine import Batches, images, predict
-from kdlib.experiment import ZOO, make_experiment
+from kdlib.experiment import make_experiment
 from kdlib.feddf import divergence
 from kdlib.machine import has_bf16
 from kdlib.models import Dropout
 from kdlib.task import load_task
+from kdlib.zoo import ZOO
 
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16 in hardware"))
 
