@@ -1,4 +1,4 @@
-"""`kdlib reproduce`, `claims` and `bench`: the paper's experiments, claims and speed-ups."""
+"""`kdlib reproduce`, `claims`, `bench` and `course`: the experiments, claims, speed-ups and notebooks of the paper."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,8 @@ from kdlib.commands.options import Json, Profile, Runs, numbers
 from kdlib.errors import KdlibError
 
 app = typer.Typer()
+
+Notebooks = Annotated[Path, typer.Option(help="Folder that holds the notebooks.")]
 
 
 @app.command()
@@ -24,7 +26,7 @@ def reproduce(
                                                                    "own.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Of the notebooks, only this; may be repeated.")] = None,
     runs: Runs = Path("runs"),
-    notebooks: Annotated[Path, typer.Option(help="Folder that holds the notebooks.")] = Path("notebooks"),
+    notebooks: Notebooks = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
     kept: Annotated[bool, typer.Option("--kept", help="Do not run again what has its records in the figures' folder: "
@@ -77,3 +79,14 @@ def bench(
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
     found = BENCHES[name](pairs, quick)
     typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+@app.command()
+def course(
+    out: Annotated[Path, typer.Option(help="A new folder for them.")],
+    notebooks: Notebooks = Path("notebooks"),
+):
+    """Copy the notebooks for a class: without solutions and outputs."""
+    from kdlib.course import handout
+
+    typer.echo(f"{len(handout(notebooks, out))} notebooks in {out}")
