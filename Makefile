@@ -1,4 +1,4 @@
-# make reproduce | test | test-faults | test-containers | bench | lab | notebooks | clean
+# make reproduce | test | test-faults | test-containers | test-browser | bench | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -11,7 +11,7 @@ PYTHON ?= python3
 BENCHES ?= train predict overhead pretrain distil fused scale
 BIN := .venv/bin
 
-.PHONY: reproduce test test-faults test-containers bench lab notebooks clean
+.PHONY: reproduce test test-faults test-containers test-browser bench lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
@@ -20,7 +20,7 @@ reproduce: .venv/installed
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
 
 test: .venv/installed
-	$(TESTS) --ignore tests/faults --ignore tests/containers
+	$(TESTS) --ignore tests/faults --ignore tests/containers --ignore tests/browser
 
 # KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
 test-faults: .venv/installed
@@ -30,6 +30,10 @@ test-containers: .venv/installed
 	@echo "This changes the machine: where no Docker engine answers, it installs docker.io, debootstrap and iptables with"
 	@echo "apt-get, and starts an engine of its own. Its data, network and firewall rules go at the end, the packages stay."
 	export KDLIB_CONTAINERS=1; $(TESTS) -n 0 tests/containers -s
+
+test-browser: .venv/installed
+	@echo "This changes the machine: where there is no Chromium, it installs Debian's with apt-get, which stays."
+	export KDLIB_BROWSER=1; $(TESTS) -n 0 tests/browser -s
 
 # Every speed-up anew, for notebook 06: 45 minutes on a machine with nothing else to do. `scale` needs MNIST's data.
 bench: .venv/installed

@@ -11,9 +11,12 @@ def data_distribution(tables: dict[float, pd.DataFrame], title: str) -> Figure:
 
     tables: alpha -> kdlib.partition.table.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(11, 6.5), sharex=True, sharey=True, layout="constrained")
+    columns = min(2, len(tables))
+    rows = -(-len(tables) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(11, 3.25 * rows), sharex=True, sharey=True, squeeze=False,
+                                layout="constrained")
     most = max(table["items"].max() for table in tables.values())
-    for axis, (alpha, table) in zip(axes.flat, tables.items(), strict=True):
+    for axis, (alpha, table) in zip(axes.flat, tables.items(), strict=False):
         number = table["client"].str.removeprefix("client-").astype(int)
         axis.scatter(number, table["label"], s=90 * table["items"] / most, color=sns.color_palette("colorblind")[0],
                      alpha=0.75, linewidth=0)
