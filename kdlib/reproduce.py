@@ -53,9 +53,8 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
 
 
 def _execute(sheets, notebooks, outputs, jobs, bar):
-    forking = multiprocessing.get_context("forkserver")  # a fork of a process that has torch's threads may hang
-    forking.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=forking) as pool:
+    spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
+    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
         try:
             for done in as_completed(waiting):
