@@ -36,7 +36,7 @@ def common(tmp_path_factory):
 
     def carry_out(strategy, alpha=1.0, seed=0, task="digits", **settings):
         experiment = make_experiment(task, strategy, alpha, seed, profile="smoke", **settings)
-        with FileLock(place / "common.lock"):
+        with FileLock(place / f"{experiment.title.replace(' ', '-')}.lock"):
             return runner.run(experiment, place / "common", progress=False)
 
     return carry_out

@@ -10,8 +10,8 @@ from kdlib.experiment import from_json
 
 
 @pytest.mark.parametrize("strategy", ["fedmd", "feddf"])
-def test_the_files_are_the_last_rounds_models(strategy, smoke, tmp_path):
-    the_run = smoke(strategy, alpha=0.1)
+def test_the_files_are_the_last_rounds_models(strategy, common, tmp_path):
+    the_run = common(strategy, alpha=0.1)
     experiment = the_run.experiment
     written = exports.export(the_run, tmp_path / "models")
     whose = experiment.client_names if strategy == "fedmd" else experiment.architectures
@@ -26,8 +26,8 @@ def test_the_files_are_the_last_rounds_models(strategy, smoke, tmp_path):
         assert all((value == kept[tensor]).all() for tensor, value in model.state_dict().items() if tensor in kept)
 
 
-def test_the_card_says_what_was_run_and_what_it_reached(smoke, tmp_path):
-    the_run = smoke("feddf", alpha=0.1)
+def test_the_card_says_what_was_run_and_what_it_reached(common, tmp_path):
+    the_run = common("feddf", alpha=0.1)
     exports.export(the_run, tmp_path / "models")
     text = (tmp_path / "models" / "README.md").read_text()
     assert the_run.key in text and "a Dirichlet law of alpha 0.1 over 6 clients" in text
@@ -36,9 +36,9 @@ def test_the_card_says_what_was_run_and_what_it_reached(smoke, tmp_path):
     assert from_json(text.splitlines()[-1].strip("`")) == the_run.experiment
 
 
-def test_nothing_is_written_over(smoke, tmp_path):
+def test_nothing_is_written_over(common, tmp_path):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "mine").touch()
     with pytest.raises(KdlibError, match="is there already; allowed: a new folder, or an empty one"):
-        exports.export(smoke("feddf", alpha=0.1), tmp_path / "models")
+        exports.export(common("feddf", alpha=0.1), tmp_path / "models")
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
