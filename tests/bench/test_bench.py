@@ -57,7 +57,7 @@ PROMISED = {  # of the committed results, where the CPU that they come from has 
     "distil": lambda found: found.ratio >= 15,
     "overhead": lambda found: found.ratio <= 1.05 and found.factors["ray over two processes"] <= 1.10,
     "fused": lambda found: found.ratio == 4 and found.factors["bytes moved"] >= 2,
-    "scale": lambda found: found.facts["1000 clients: peak memory, GiB"] < 1.5,
+    "scale": lambda found: found.ratio <= 1.15 and found.facts["1000 clients: peak memory, GiB"] < 1.5,
 }
 
 

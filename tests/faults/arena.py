@@ -18,6 +18,7 @@ from proxies import Proxy, StoreRelay
 
 from faas.access import policy
 from functions import ROOT, SECRET
+from kdlib import data
 from kdlib.invoke import Step
 from kdlib.invoke_http import AGGREGATOR
 from kdlib.results import Run, final_bytes, load
@@ -57,7 +58,7 @@ class Arena:
         self.folder, self.s3 = folder, s3
         self.place = f"s3://{BUCKET}/{folder.name}" if s3 else str(folder / "store")
         self.plan: dict[Step, str] = {}
-        self.preparing = threading.Lock()
+        self.preparing, self.seen = threading.Lock(), threading.Event()
         self.struck, self.wrong = Counter(), []
         self.mends, self.replays = [], []
         self.excused, self.runs = False, 0
@@ -85,7 +86,7 @@ class Arena:
 
     def run(self, experiment, faults=(), patience=None, inline=False) -> Run:
         """Carry the experiment out anew, with these faults; it is started again as a user would start it."""
-        self._forget(experiment.key)
+        self._forget(experiment.key(data.prepare(experiment).hashes))
         self.runs += 1
         runs = self.folder / f"runs-{self.runs}"
         self.plan = {fault.step: fault.kind for fault in faults}
@@ -174,6 +175,7 @@ class Arena:
             return self._expect(step, kind, first, second)
         if kind == "object truncated":
             reply = forward(request)
+            self.seen.set()
             if f"{spoilt} in ".encode() not in reply or b"is damaged" not in reply:
                 self.wrong.append((step, kind, reply))
             return reply
@@ -211,8 +213,10 @@ class Arena:
         self.excused = True
         store, name = self._store(key), reads(step)
         path, whole = store._path(name, TENSORS), store.content(name)
+        self.seen.clear()
+        # Another Step may read it, too, and end the run, before this one has.
+        self.mends.append(lambda: self.seen.wait() and store.fs.pipe_file(path, whole))
         store.fs.pipe_file(path, whole[: len(whole) // 2])
-        self.mends.append(lambda: store.fs.pipe_file(path, whole))
         return name
 
     def _take_away(self, name):
