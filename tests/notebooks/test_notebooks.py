@@ -33,7 +33,7 @@ def grid(tmp_path_factory):
 
 def test_the_grid_executes_the_notebooks_that_read_its_runs(grid):
     executed = [path.name for path in (grid / "runs" / "notebooks").glob("*.ipynb")]
-    assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00", "05", "07", "08"}
+    assert {name[:2] for name in executed} == {path.name[:2] for path in NOTEBOOKS} - {"00", "05", "07", "08", "09", "10"}
     assert len(executed) == 1 + 2 + 3 + 2, executed
 
 
@@ -73,6 +73,17 @@ def test_quickstart(tmp_path):
     made = execute(Sheet("00_quickstart", {"rounds": 2, "runs": str(tmp_path / "runs")}), ROOT / "notebooks", tmp_path)
     outputs = [output for cell in nbformat.read(made, 4).cells for output in cell.get("outputs", ())]
     assert outputs and not any(output.output_type == "error" for output in outputs)
+
+
+def test_the_ten_questions_are_answered_from_what_is_here(tmp_path):
+    execute(Sheet("09_ten_questions", {}), ROOT / "notebooks", tmp_path)
+
+
+def test_your_own_runs(tmp_path, monkeypatch):
+    monkeypatch.delenv("KDLIB_DATA", raising=False)
+    places = {name: str(tmp_path / name) for name in ("runs", "place", "figures")}
+    execute(Sheet("10_your_own", {"rounds": 2, **places}), ROOT / "notebooks", tmp_path)
+    assert len((tmp_path / "figures" / "modalities.csv").read_text().splitlines()) == 5
 
 
 def test_texts_have_their_own_first_notebook_and_the_same_later_ones(own_texts, tmp_path, monkeypatch):
