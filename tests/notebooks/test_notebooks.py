@@ -139,6 +139,7 @@ def test_its_parameters_and_functions_are_plain(path):
     marked = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
     assert len(marked) == 1
     assert all(isinstance(node, ast.Assign) for node in ast.parse(marked[0].source).body), "unannotated names"
+    assert all("  # " in line for line in marked[0].source.splitlines()), "each says what it is, and papermill, too"
     nodes = [node for cell in cells for node in ast.walk(ast.parse(cell.source))]
     functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
     assert all(node.end_lineno - node.lineno < 10 for node in functions)
