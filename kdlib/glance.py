@@ -23,7 +23,7 @@ class Summary(NamedTuple):
     accuracy: pd.Series
     steps: pd.DataFrame
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self._head}\n\n{self.accuracy.round(3).to_string()}\n\n{self.steps.round(4).to_string()}"
 
     def _repr_html_(self) -> str:

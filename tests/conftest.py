@@ -14,6 +14,11 @@ from kdlib import data, drive, runner
 from kdlib.experiment import make_experiment
 
 
+def pytest_collection_modifyitems(items):
+    """What takes minutes begins first, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.path.parent.name not in ("notebooks", "bench"))
+
+
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """Carry out a smoke run in a new folder, on `digits` unless told; with keep=True no round's objects are swept."""

@@ -160,7 +160,7 @@ def test_tasks_and_help_teach(tmp_path):
 
 
 def test_an_interrupt_is_told_and_the_run_goes_on(tmp_path):
-    command = [KDLIB, "run", "--task", "digits", "--profile", "smoke", "--strategy", "alone"]
+    command = [KDLIB, "run", "--task", "digits", "--profile", "smoke", "--strategy", "alone", "--set", "rounds=20"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("runs/*/records/inline-1.jsonl")):
         time.sleep(0.05)
