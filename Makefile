@@ -1,4 +1,4 @@
-# make reproduce | test | test-faults | test-containers | test-browser | bench | lab | notebooks | clean
+# make reproduce | test | test-long | test-faults | test-containers | test-browser | bench | lab | notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -11,7 +11,7 @@ PYTHON ?= python3
 BENCHES ?= train predict overhead pretrain distil fused scale
 BIN := .venv/bin
 
-.PHONY: reproduce test test-faults test-containers test-browser bench lab notebooks clean
+.PHONY: reproduce test test-long test-faults test-containers test-browser bench lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
@@ -19,8 +19,15 @@ reproduce: .venv/installed
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
 
+LONG = tests/notebooks tests/bench tests/clusters
+APART = $(LONG) tests/faults tests/containers tests/browser
+
 test: .venv/installed
-	$(TESTS) --ignore tests/faults --ignore tests/containers --ignore tests/browser
+	$(TESTS) $(APART:%=--ignore=%)
+
+# What takes minutes by itself: every notebook through papermill, every bench at tiny sizes, clusters of Ray.
+test-long: .venv/installed
+	$(TESTS) $(LONG)
 
 # KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
 test-faults: .venv/installed
