@@ -130,12 +130,12 @@ def test_the_slider_of_alpha_redraws_the_bubbles(browser, lab):
     assert not see(browser, ERROR)
 
     def picture():
-        return [each.get_attribute("src") for each in see(browser, f".widget-interact {PICTURE.split()[-1]}")]
+        return [each.get_attribute("src") for each in see(browser, ".jp-OutputArea img.widget-image")]
 
     wait(browser, 60, picture, "no bubbles below the slider")
-    before, (readout,) = picture(), see(browser, ".widget-interact .widget-readout")
+    before, (readout,) = picture(), see(browser, ".jp-OutputArea .widget-readout")
     value = readout.text
     browser.save_screenshot(str(PICTURES / "01-before.png"))
-    see(browser, ".widget-interact .noUi-handle")[0].send_keys(Keys.ARROW_RIGHT)
+    see(browser, ".jp-OutputArea .noUi-handle")[0].send_keys(Keys.ARROW_RIGHT)
     wait(browser, 60, lambda: readout.text != value and picture() and picture() != before, "the slider changed nothing")
     browser.save_screenshot(str(PICTURES / "01-after.png"))
