@@ -3,6 +3,7 @@
 Pictures of what was seen lie in .tmp/screenshots afterwards.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -93,17 +95,27 @@ def wait(browser, seconds, condition, what):
 
 
 def run_all(browser, lab, notebook):
-    """Open the notebook, and choose Run, Run All Cells."""
+    """Open the notebook, and choose Run, Run All Cells, again where Lab was not ready to obey."""
     browser.get(f"{lab}/lab/tree/notebooks/{notebook}.ipynb?reset")
     wait(browser, 120, lambda: see(browser, ".jp-Notebook-ExecutionIndicator[data-status=idle]"), "no kernel")
-    for path in RUN_ALL:
-        wait(browser, 30, lambda path=path: browser.find_elements(By.XPATH, path), path)[0].click()
+    for _ in range(5):
+        for path in RUN_ALL:
+            wait(browser, 30, lambda path=path: browser.find_elements(By.XPATH, path), path)[0].click()
+        with contextlib.suppress(TimeoutException):
+            return wait(browser, 10, lambda: prompts(browser)[0].strip("[]: "), "nothing runs")
+        webdriver.ActionChains(browser).send_keys(Keys.ESCAPE).perform()
+    raise AssertionError("Run All Cells does nothing")
+
+
+def prompts(browser):
+    """What stands beside the code cells: `[ ]:`, `[*]:`, `[1]:` ..."""
+    return [prompt.text for prompt in see(browser, ".jp-CodeCell .jp-InputPrompt")] or [""]
 
 
 def finished(browser, cells):
     """Every code cell has its number."""
-    prompts = [prompt.text for prompt in see(browser, ".jp-CodeCell .jp-InputPrompt")]
-    return len(prompts) >= cells and all(prompt.strip("[]: ").isdigit() for prompt in prompts)
+    numbers = [prompt.strip("[]: ") for prompt in prompts(browser)]
+    return len(numbers) >= cells and all(map(str.isdigit, numbers))
 
 
 def test_the_quickstart_runs_its_bar_moves_and_its_figures_appear(browser, lab):
