@@ -27,7 +27,7 @@ class S3Server:
         # The three requests that make the admin are the only ones that nobody has to sign.
         environment = os.environ | {"INITIAL_NO_AUTH_ACTION_COUNT": "3", "PYTHONUNBUFFERED": "1"}
         with log.open("w") as output:
-            self.process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"],
+            self.process = subprocess.Popen([sys.executable, Path(__file__).with_name("s3_app.py")],
                                             env=environment, stdout=output, stderr=output)
         try:
             self.url = self._await_url()
