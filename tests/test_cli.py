@@ -14,6 +14,7 @@ import pytest
 import forked
 
 KDLIB = Path(sys.executable).with_name("kdlib")
+ROOT = Path(__file__).parents[1]
 SMALL = ("--task", "digits", "--profile", "smoke", "--set", "rounds=1")
 
 
@@ -139,10 +140,28 @@ def test_a_run_ends_with_one_json_line_and_is_not_run_again(tmp_path):
     refused(kdlib("replay", "nowhere", cwd=tmp_path), "nowhere", "no run")
 
     shown = kdlib("records", result["folder"], cwd=tmp_path)
-    assert all(word in shown.stdout for word in ("train", "average", "evaluate", "accuracy", "cnn2-128-256"))
+    assert all(word in shown.stdout for word in ("train", "average", "evaluate", "accuracy", "cnn2-128-256", "cents"))
     lines = kdlib("records", result["folder"], "--csv", cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 1 + len(records.splitlines())
     refused(kdlib("records", "nowhere", cwd=tmp_path), "nowhere", "no run")
+
+
+def test_runs_are_compared_and_exported(common, tmp_path):
+    runs = [common(strategy, alpha=0.1).folder for strategy in ("fedmd", "feddf")]
+    shown = kdlib("compare", *runs, cwd=tmp_path)
+    assert all(word in shown.stdout for word in ("strategy", "fedmd", "feddf", "accuracy", "modelled", "usd"))
+    lines = kdlib("compare", *runs, "--csv", cwd=tmp_path).stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["run", *(folder.name for folder in runs)]
+    written = kdlib("export", runs[1], "--out", "models", cwd=tmp_path).stdout.splitlines()
+    assert written == sorted(f"models/{path.name}" for path in (tmp_path / "models").iterdir()) and len(written) == 4
+    refused(kdlib("export", runs[1], "--out", "models", cwd=tmp_path), "models is there already", "allowed")
+    refused(kdlib("compare", "nowhere", cwd=tmp_path), "nowhere", "no run")
+
+
+def test_a_handout_is_made_of_the_notebooks(tmp_path):
+    made = kdlib("course", "--out", tmp_path / "class", cwd=ROOT)
+    assert made.stdout == f"12 notebooks in {tmp_path / 'class'}\n", made.stderr
+    refused(kdlib("course", "--out", "other", cwd=tmp_path), "holds no notebooks", "--notebooks")
 
 
 def test_partition_shows_every_client(tmp_path):

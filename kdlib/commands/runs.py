@@ -106,17 +106,15 @@ def estimate(
 
 @app.command()
 def records(run: Run, csv: Csv = False):
-    """What a run did: seconds and bytes per step, accuracy per round."""
+    """What a run did so far: calls, seconds, bytes and cost per step, accuracy per round."""
+    from kdlib.glance import summary
     from kdlib.results import accuracy_by_architecture, load
 
     the_run = load(run)
-    table = the_run.table
     if csv:
-        typer.echo(table.to_csv(index=False), nl=False)
+        typer.echo(the_run.table.to_csv(index=False), nl=False)
         return
-    steps = table.groupby("step", sort=False).agg(calls=("seconds", "size"), seconds=("seconds", "sum"),
-                                                  bytes_in=("bytes_in", "sum"), bytes_out=("bytes_out", "sum"))
-    typer.echo(steps.round({"seconds": 2}).to_string())
+    typer.echo(summary(the_run))
     if (the_run.steps["step"] == "evaluate").any():
         wide = accuracy_by_architecture(the_run).pivot(index="round", columns="architecture", values="accuracy")
         typer.echo("\naccuracy\n" + wide.round(3).to_string())
