@@ -24,6 +24,7 @@ from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 RETRIES = 5  # of a Step whose worker or node is lost
 OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
 ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
+PRELOADED = ["kdlib.perform", "kdlib.training"]  # what a worker imports while Ray is still starting
 QUIET = 10.0  # seconds without a Record after which the nodes are looked at
 
 log = logging.getLogger("kdlib")
@@ -89,7 +90,8 @@ class Ray:
             if self.address not in (None, "auto"):
                 _knock(self.address)
             alone = {} if self.address else {"num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE,
-                                             "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+                                             "include_dashboard": False, "_node_ip_address": "127.0.0.1",
+                                             "_system_config": {"preload_python_modules": PRELOADED}}
             try:
                 ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
             except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
