@@ -9,7 +9,7 @@
 import importlib
 
 ROOMS = {"make_experiment": "experiment", "run": "runner", "load": "results", "accuracy_by_architecture": "results",
-         "compare": "comparison", "export": "exports", "summary": "glance"}
+         "compare": "comparison", "export": "exports", "summary": "glance", "live": "glance"}
 __all__ = sorted(ROOMS)
 
 

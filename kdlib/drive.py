@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from kdlib import cohort
@@ -14,6 +14,8 @@ from kdlib.perform import STRATEGIES
 from kdlib.progress import Progress
 from kdlib.results import Run, whole_lines
 from kdlib.store import Store
+
+Watch = Callable[[Run], object]
 
 KEPT = ("consensus", "teacher")  # of every round; of the rest only what the last round left
 
@@ -31,9 +33,10 @@ class Patience(NamedTuple):
 
 
 def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progress: bool, fused: bool = False,
-          patience: Patience | None = None) -> None:
+          patience: Patience | None = None, watch: Watch | None = None) -> None:
     """Carry out every Step that has no Record yet, stage by stage, and append the Records as they come.
 
+    watch: called with the run after every round.
     Without `patience` the first Step that fails ends it. With it, clients that miss the deadline or fail are left out
     of what follows in the round, which is written down first (kdlib.cohort); raises KdlibError where too few are left.
     """
@@ -54,6 +57,8 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
         for stage in _stages(experiment, fused, history):  # each when the last is over: who is called depends on it
             if earlier and earlier.round < stage.round:
                 sweep(store, stage.round - 1, go_on)
+                if watch:
+                    watch(the_run)
             earlier = stage
             steps = [step for step in _left(stage, done) if _counts(experiment, store, step)]
             waits = patience and stage.round and set(stage.subjects) <= clients
@@ -64,6 +69,8 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
                 history.add(record)
                 bar.tick(record)
     sweep(store, experiment.rounds, go_on)
+    if watch:
+        watch(the_run)
 
 
 def _counts(experiment: Experiment, store: Store, step: Step) -> bool:

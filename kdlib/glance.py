@@ -1,5 +1,6 @@
 """A run at a glance, complete or on its way: accuracy, time and cost so far, as a page in a notebook or as text."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,3 +61,22 @@ def summary(run: Run | str | Path, prices: str | Path = "gcf") -> Summary:
         accuracy = curve[curve["round"] == round].set_index("architecture")["accuracy"]
     return Summary(the_run.experiment.title, f"{round} of {the_run.experiment.rounds}", table.provider,
                    pd.concat([accuracy.rename_axis(None), pd.Series({"mean": accuracy.mean()})]), steps)
+
+
+def live(prices: str | Path = "gcf") -> Callable[[Run], None]:
+    """What shows a run's summary while it goes on: `kdlib.run(experiment, watch=kdlib.live())`.
+
+    In a notebook one table below the cell that each round brings up to date; elsewhere each round prints its own.
+    """
+    from IPython.display import display  # only here: a command line has no use for it
+
+    place = None
+
+    def show(run: Run) -> None:
+        nonlocal place
+        if place is None:
+            place = display(summary(run, prices), display_id=True)  # no place outside a notebook
+        else:
+            place.update(summary(run, prices))
+
+    return show

@@ -31,7 +31,7 @@ class Grid(NamedTuple):
     """What is reproduced: every alpha with every seed; where clients are roles there is no alpha.
 
     `faults` adds a run of each of the artefact's faults, at the smallest alpha; `costs` adds those that make runs
-    of their own: 05 and 07.
+    of their own: 05_time, 07_cost and, for texts, 05_retraining.
     """
 
     task: str
@@ -72,6 +72,9 @@ class Grid(NamedTuple):
                   [Sheet("04_accuracy", whole | {"faults": self.faults}), Sheet("06_speedups", pictures)]]
         if self.costs:  # one after another: 07 measures, and what runs beside it would be in its times
             stages += [[Sheet("05_time", whole)], [Sheet("07_cost", whole)]]
+            if by_roles:
+                own = {name: value for name, value in whole.items() if name != "alphas"}
+                stages.append([Sheet("05_retraining", own)])
         return stages
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from kdlib import client, data
-from kdlib.drive import Patience, drive
+from kdlib.drive import Patience, Watch, drive
 from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
 from kdlib.history import follow
@@ -30,13 +30,15 @@ INLINE = Inline(perform)
 
 
 def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True, invoker: Invoker = INLINE,
-        fused: bool = False, patience: Patience | None = None, store: str | None = None) -> Run:
+        fused: bool = False, patience: Patience | None = None, store: str | None = None,
+        watch: Watch | None = None) -> Run:
     """Carry the experiment out in its folder below `runs`, or what is left of it; a complete run is only read.
 
     Killed at any moment and started again, it ends with the bytes of a run that was never killed, whatever the invoker
     and `fused` (FedMD's round in a quarter of the invocations). With `patience` a round may leave clients out.
     store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where
-    the invoker's functions look, else the run's folder.
+    the invoker's functions look, else the run's folder. watch: called with the run after every round, such as
+    kdlib.live(); of a complete one, once.
     Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
     """
     for architecture in experiment.architectures:
@@ -50,8 +52,10 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
             _create(folder, experiment, drawn, store or getattr(invoker, "store", None))
         the_run = Run(folder, experiment)
         if the_run.result is None:
-            drive(the_run, the_run.store, invoker, 1, progress, fused, patience)
+            drive(the_run, the_run.store, invoker, 1, progress, fused, patience, watch)
             _finish(the_run)
+        elif watch:
+            watch(the_run)
     return the_run
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
+from kdlib import runner
 from kdlib.cost import load_prices, total
 from kdlib.errors import KdlibError
-from kdlib.glance import summary
+from kdlib.experiment import make_experiment
+from kdlib.glance import live, summary
 
 
 def test_it_is_what_the_records_say(common):
@@ -34,3 +36,14 @@ def test_a_run_on_its_way_has_one_too(common, tmp_path):
     (torn.folder / "records" / "inline-1.jsonl").unlink()
     with pytest.raises(KdlibError, match="has no Step yet that is done"):
         summary(torn)
+
+
+def test_one_goes_on_with_its_run(tmp_path, capsys):
+    """Without a notebook every round prints its own; with one see tests/notebooks."""
+    the_run = runner.run(make_experiment("digits", "alone", profile="smoke", rounds=2, samples=20, test_items=50),
+                         tmp_path, progress=False, watch=live("lambda"))
+    told = capsys.readouterr().out
+    assert [line for line in told.splitlines() if "round" in line] == [
+        line for line in told.splitlines() if line.startswith("digits alone alpha 0.1 seed 0: round ")]
+    assert told.index("round 1 of 2") < told.index("round 2 of 2") and "AWS Lambda" in told
+    assert told.rstrip().endswith(str(summary(the_run, "lambda")))

@@ -10,7 +10,8 @@ from kdlib.figures.speedup import speedups
 from kdlib.figures.style import TITLES, mixed
 from kdlib.figures.tables import complete, curves, final_table, find, interval, over_seeds, published
 from kdlib.figures.timeline import timeline
+from kdlib.figures.tradeoff import tradeoff
 
 __all__ = ["INDEX", "PUBLISHED", "TITLES", "accuracy", "coldstarts", "comparison", "complete", "cost_per_step",
            "curves", "data_distribution", "faults", "final_table", "find", "interval", "keep", "mixed", "over_seeds",
-           "published", "selection", "speedups", "time_per_step", "timeline", "windows_per_client"]
+           "published", "selection", "speedups", "time_per_step", "timeline", "tradeoff", "windows_per_client"]

@@ -80,6 +80,15 @@ def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_pa
     assert ray.cluster_resources()["CPU"] == 2
 
 
+def test_workers_have_imported_what_a_step_needs_before_the_first_comes(here):
+    def imported():
+        return [name for name in ("kdlib.perform", "kdlib.training") if name in sys.modules]
+
+    here.close()
+    here.start(1)
+    assert ray.get(ray.remote(imported).remote()) == ["kdlib.perform", "kdlib.training"]
+
+
 @pytest.mark.parametrize(("task", "largest"), [("digits", "cnn2-128-512"), ("shakespeare", "lstm2-256")])
 def test_the_largest_models_steps_go_first(task, largest):
     experiment = make_experiment(task, "feddf", profile="laptop")

@@ -19,6 +19,9 @@ def test_quickstart(tmp_path):
     made = execute(Sheet("00_quickstart", {"rounds": 2, "runs": str(tmp_path / "runs")}), ROOT / "notebooks", tmp_path)
     outputs = [output for cell in nbformat.read(made, 4).cells for output in cell.get("outputs", ())]
     assert outputs and not any(output.output_type == "error" for output in outputs)
+    pages = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", ())]
+    below_the_run = next(page for page in pages if "digits feddf alpha 1 seed 0: round " in page)
+    assert "round 2 of 2" in below_the_run, "the table below the cell went on with the run"
 
 
 def test_the_ten_questions_are_answered_from_what_is_here(tmp_path):
@@ -33,14 +36,18 @@ def test_your_own_runs(tmp_path, monkeypatch):
 
 
 def test_texts_have_their_own_first_notebook_and_the_same_later_ones(own_texts, tmp_path, monkeypatch):
-    """02 on texts of one's own, whose title tells no alpha; 04 is drawn from records, see test_figures."""
+    """On texts of one's own, whose titles tell no alpha; 04 is drawn from records, see test_figures."""
     monkeypatch.setenv("KDLIB_DATA", str(own_texts))
     task = str(own_texts / "own.toml")
     for notebook, parameters in (("01_roles", {"clients": 4, "figures": str(tmp_path / "figures")}),
-                                 ("02_fedmd", {"alpha": None, "profile": "smoke", "runs": str(tmp_path / "runs")})):
+                                 ("02_fedmd", {"alpha": None, "profile": "smoke", "runs": str(tmp_path / "runs")}),
+                                 ("05_retraining", {"profile": "smoke", "seeds": [0], "turns": 1,
+                                                    "runs": str(tmp_path / "runs"),
+                                                    "figures": str(tmp_path / "figures")})):
         made = execute(Sheet(notebook, {"task": task, **parameters}), ROOT / "notebooks", tmp_path)
         assert made.name.startswith(f"{notebook}-own")
-    assert (tmp_path / "figures" / "data-own.png").stat().st_size > 2000
+    for figure in ("data-own", "retraining-own-smoke"):
+        assert (tmp_path / "figures" / f"{figure}.png").stat().st_size > 2000
 
 
 def test_an_unknown_parameter_is_an_error(tmp_path):
