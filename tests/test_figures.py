@@ -67,6 +67,16 @@ def test_find_gives_complete_runs_in_the_order_asked_for(made):
         figures.find(runs, [made[0].experiment, make_experiment("digits", "feddf", 0.1)])
 
 
+def test_a_run_that_cannot_be_read_here_is_left_out_and_told(smoke, caplog):
+    the_run = smoke("alone", rounds=1, samples=40, local_epochs=1)
+    stranger = the_run.folder.parent / "0123456789abcdef"
+    stranger.mkdir()
+    text = (the_run.folder / "experiment.json").read_text().replace("cnn2-128-256", "mlp-16")
+    (stranger / "experiment.json").write_text(text)
+    assert [one.key for one in figures.complete(the_run.folder.parent)] == [the_run.key]
+    assert "0123456789abcdef is left out" in caplog.text and "mlp-16" in caplog.text
+
+
 def test_keep_writes_equal_files_for_equal_figures_and_one_row_a_figure(made, tmp_path):
     files = []
     for command in ("first", "second"):

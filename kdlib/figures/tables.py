@@ -1,5 +1,6 @@
 """Runs, and tables of what they reached: curves, intervals over seeds, the published points."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,11 +12,20 @@ from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
 from kdlib.results import Run, accuracy_by_architecture, load
 
+log = logging.getLogger("kdlib")
+
 
 def complete(runs: str | Path) -> list[Run]:
-    """All complete runs in the folder `runs`, sorted by key."""
-    folders = [path.parent for path in sorted(Path(runs).glob("*/experiment.json"))]
-    return [one for one in map(load, folders) if one.result is not None]
+    """All complete runs in the folder `runs`, sorted by key; one that cannot be read here is left out, and told."""
+    found = []
+    for path in sorted(Path(runs).glob("*/experiment.json")):
+        try:
+            one = load(path.parent)
+        except KdlibError as error:  # such as one of a network or strategy that only its notebook knows
+            log.warning("kdlib: %s is left out: %s", path.parent, error)
+        else:
+            found += [one] if one.result is not None else []
+    return found
 
 
 def find(runs: str | Path, experiments: Sequence[Experiment]) -> list[Run]:
