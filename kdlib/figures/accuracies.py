@@ -43,8 +43,8 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
 def comparison(table: pd.DataFrame, title: str) -> Figure:
     """The strategies beside each other: a panel an alpha, a line a strategy, the mean over architectures."""
     alphas, strategies = _in_order(table)
-    figure, axes = plt.subplots(1, len(alphas), figsize=(4.2 * len(alphas), 4.3), sharey=True, squeeze=False,
-                                layout="constrained")
+    width = max(8.4, 4.2 * len(alphas))  # the title and the legend need that much
+    figure, axes = plt.subplots(1, len(alphas), figsize=(width, 4.3), sharey=True, squeeze=False, layout="constrained")
     styles = dict(zip(TITLES, zip(sns.color_palette("colorblind"), ("-", "-", ":", "-."), strict=False), strict=True))
     means = _mean_of_architectures(table)
     for alpha, axis in zip(alphas, axes.flat, strict=True):
