@@ -1,5 +1,10 @@
 """What a client does, whatever the strategy: load, train, predict logits, evaluate."""
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,7 +45,8 @@ def train(experiment: Experiment, model: Model, batches: Batches, loss: Loss, ep
     With `keep` the model ends with the best weights seen. Dropout draws from torch's global generator, which the
     caller has seeded for this Step. Returns the mean loss and how many batches and items it saw.
     """
-    from kdlib.training import Training, fit  # Lightning takes seconds to import; a Step that only predicts needs none
+    with interrupts_wait():  # Lightning takes seconds to import; a Step that only predicts needs none
+        from kdlib.training import Training, fit
 
     keep_freed_memory()
     module = Training(model, loss, experiment.learning_rate)
@@ -49,6 +55,22 @@ def train(experiment: Experiment, model: Model, batches: Batches, loss: Loss, ep
         model.load_state_dict(keep.weights)
     metrics = {"loss": float(module.total / module.batches), "batches": module.batches, "items": len(batches.x)}
     return metrics | ({"scores": keep.scores, "best": keep.best} if keep else {})
+
+
+@contextlib.contextmanager
+def interrupts_wait() -> Iterator[None]:
+    """An interrupt that comes inside is raised at the end: some imports swallow it, and the run would go on."""
+    if threading.current_thread() is not threading.main_thread():  # only that one hears of interrupts
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before or signal.default_int_handler)
+    if came and before is not signal.SIG_IGN:
+        raise KeyboardInterrupt
 
 
 def train_privately(experiment: Experiment, store: Store, round: int, client: str, model: Model, epochs: int,

@@ -160,7 +160,7 @@ def test_runs_are_compared_and_exported(common, tmp_path):
 
 def test_a_handout_is_made_of_the_notebooks(tmp_path):
     made = kdlib("course", "--out", tmp_path / "class", cwd=ROOT)
-    assert made.stdout == f"12 notebooks in {tmp_path / 'class'}\n", made.stderr
+    assert made.stdout == f"13 notebooks in {tmp_path / 'class'}\n", made.stderr
     refused(kdlib("course", "--out", "other", cwd=tmp_path), "holds no notebooks", "--notebooks")
 
 
@@ -184,10 +184,10 @@ def test_an_interrupt_is_told_and_the_run_goes_on(tmp_path):
     while not list(tmp_path.glob("runs/*/records/inline-1.jsonl")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "kdlib: interrupted; the same command goes on from here"
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120).returncode == 0
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300).returncode == 0
 
 
 NAMESPACE = ["unshare", "--mount"]

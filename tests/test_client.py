@@ -1,5 +1,7 @@
 import itertools
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -202,3 +204,14 @@ def test_the_alignment_sample_is_drawn_by_round_and_capped(experiment):
     assert first == same != second
     assert len(set(first)) == len(first) == experiment.alignment_items and set(first) <= set(range(1000))
     assert sorted(client.alignment(experiment, 1, 50).tolist()) == list(range(50))
+
+
+def test_an_interrupt_that_an_import_would_swallow_is_raised_after_it():
+    seen = []
+    with pytest.raises(KeyboardInterrupt), client.interrupts_wait():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            seen.append("the import went on")
+        except BaseException:  # what some packages do around an import of theirs
+            seen.append("swallowed")
+    assert seen == ["the import went on"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
