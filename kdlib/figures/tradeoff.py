@@ -14,7 +14,7 @@ def tradeoff(table: pd.DataFrame, title: str) -> Figure:
     seeds; NaN for one seed). Left of the dashed line is faster, above the other is better.
     """
     strategies = list(dict.fromkeys(table["strategy"]))
-    figure, axes = plt.subplots(1, len(strategies), figsize=(4.6 * len(strategies), 4.2), squeeze=False,
+    figure, axes = plt.subplots(1, len(strategies), figsize=(max(7.4, 4.6 * len(strategies)), 4.2), squeeze=False,
                                 layout="constrained")
     ways = list(dict.fromkeys(table["way"]))
     looks = dict(zip(ways, zip(sns.color_palette("colorblind"), "osD^vPX*", strict=False), strict=False))
@@ -27,7 +27,7 @@ def tradeoff(table: pd.DataFrame, title: str) -> Figure:
             shade, marker = looks[point.way]
             axis.errorbar(point.seconds, point.mean, yerr=point.half, color=shade, marker=marker, capsize=3,
                           linestyle="none", label=point.way)
-        axis.set(title=strategy, xlabel="seconds of re-training in one run", xlim=(0, None))
+        axis.set(title=strategy, xlabel="seconds of re-training in one run", xlim=(0, 1.05 * points["seconds"].max()))
         axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("final test accuracy")
