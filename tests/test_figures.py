@@ -130,3 +130,26 @@ def test_the_accuracy_figure_has_a_panel_an_alpha_and_strategy_and_a_line_an_arc
     assert shown[:3] == ["0: cnn2-128-256", "1: cnn3-64-128-256", "2: cnn4-64-64-64-256"]
     assert shown[3:] == ["ours: mean of 2 seeds, band: Student's 95 % interval", figures.PUBLISHED]
     plt.close(figure)
+
+
+def test_the_bubbles_of_a_hundred_clients_stay_small_as_svg(tmp_path):
+    rows = [{"client": f"client-{client:04}", "label": label, "items": 1 + (client * label) % 7}
+            for client in range(100) for label in range(10)]
+    figure = figures.data_distribution(dict.fromkeys((100.0, 50.0, 1.0, 0.1), pd.DataFrame(rows)), "bubbles")
+    figures.keep(figure, "data", tmp_path, "01", "kdlib", [])
+    plt.close(figure)
+    assert (tmp_path / "data.svg").stat().st_size < 500_000
+
+
+def test_the_tradeoff_has_a_panel_a_strategy_and_a_point_a_way():
+    table = pd.DataFrame([{"strategy": strategy, "way": way, "seconds": seconds, "mean": mean, "half": half}
+                          for strategy in ("FedMD", "FedDF")
+                          for way, seconds, mean, half in (("usual", 10.0, 0.5, 0.1), ("bf16", 5.0, 0.4, np.nan))])
+    figure = figures.tradeoff(table, "time against accuracy")
+    for panel in figure.axes:
+        points = {tuple(found[0].get_xydata()[0]) for found in panel.containers}
+        assert points == {(10.0, 0.5), (5.0, 0.4)}
+        lines = [line.get_xydata()[0] for line in panel.lines if line.get_linestyle() == "--"]
+        assert lines[0][0] == 10.0 and lines[1][1] == 0.5, "the first way is what the others are held against"
+    assert [panel.get_title() for panel in figure.axes] == ["FedMD", "FedDF"]
+    plt.close(figure)

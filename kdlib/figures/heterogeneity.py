@@ -19,7 +19,7 @@ def data_distribution(tables: dict[float, pd.DataFrame], title: str) -> Figure:
     for axis, (alpha, table) in zip(axes.flat, tables.items(), strict=False):
         number = table["client"].str.removeprefix("client-").astype(int)
         axis.scatter(number, table["label"], s=90 * table["items"] / most, color=sns.color_palette("colorblind")[0],
-                     alpha=0.75, linewidth=0)
+                     alpha=0.75, linewidth=0, rasterized=True)  # as paths a hundred clients are megabytes of SVG
         axis.set(title=f"alpha = {alpha:g}", yticks=sorted(set(table["label"])), xlabel="client", ylabel="label")
         axis.label_outer()
         axis.grid(alpha=0.3)

@@ -26,7 +26,7 @@ def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: 
     folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "kdlib"}):  # equal figures give equal files
         figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(folder / f"{name}.svg", dpi=150, metadata={"Date": None, "Creator": None})
     if table is not None:
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
     for one in runs:
