@@ -138,7 +138,7 @@ def test_the_bubbles_of_a_hundred_clients_stay_small_as_svg(tmp_path):
     figure = figures.data_distribution(dict.fromkeys((100.0, 50.0, 1.0, 0.1), pd.DataFrame(rows)), "bubbles")
     figures.keep(figure, "data", tmp_path, "01", "kdlib", [])
     plt.close(figure)
-    assert (tmp_path / "data.svg").stat().st_size < 500_000
+    assert (tmp_path / "data.svg").stat().st_size < 1_000_000, "as paths they take over two million bytes"
 
 
 def test_the_tradeoff_has_a_panel_a_strategy_and_a_point_a_way():
