@@ -41,21 +41,24 @@ class Finding(NamedTuple):
     command: str
 
 
-def of_task(task: str, profile: str, runs: str | Path, prices: Iterable[Prices],
-            benches: str | Path) -> list[Finding]:
-    """The findings on a task from all complete runs in the folder `runs` that are the profile's, nothing changed.
+def made(task: str, profile: str, runs: str | Path) -> list[Run]:
+    """All complete runs of a task in the folder `runs` that are the profile's, nothing changed.
 
     Raises KdlibError where there are none.
     """
-    made = [one for one in complete(runs)
-            if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
-            make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
-    if not made:
+    found = [one for one in complete(runs)
+             if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
+             make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
+    if not found:
         raise KdlibError(f"{runs} holds no complete run of {task} in profile {profile}; make them with "
                          f"`kdlib reproduce --task {task} --profile {profile}`")
-    alphas = sorted({one.experiment.alpha for one in made} - {None}, reverse=True)
-    seeds = sorted({one.experiment.seed for one in made})
-    return findings(made, prices, benches, Grid(task, profile, alphas or [None], seeds).command)
+    return found
+
+
+def remake(task: str, profile: str, runs: Iterable[Run]) -> str:
+    """The command that makes these runs of a task, or finds them made."""
+    alphas = sorted({one.experiment.alpha for one in runs} - {None}, reverse=True)
+    return Grid(task, profile, alphas or [None], sorted({one.experiment.seed for one in runs})).command
 
 
 def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path, command: str) -> list[Finding]:
@@ -100,6 +103,7 @@ def write(rows: Iterable[Finding], folder: str | Path) -> Path:
         lines.append(f"| {row.claim}: {said} | {number} | {row.where} | {row.ours} | {row.differs} | {row.verdict} | "
                      f"`{row.command}` |")
     path = Path(folder) / "CLAIMS.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

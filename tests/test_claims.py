@@ -1,8 +1,13 @@
 """CLAIMS.md says what the records say: numbers by hand, verdicts by their rule, a warning where things are unlike."""
 
+import csv
+import os
+import shutil
+
 import numpy as np
 import pytest
 
+import forked
 from kdlib import claims
 from kdlib.cost import built_in, load_prices, total
 from kdlib.errors import KdlibError
@@ -83,4 +88,17 @@ def test_runs_without_a_partner_are_no_claim(runs, tmp_path):
 
 def test_a_task_without_runs_is_named_with_the_command_that_makes_them(tmp_path):
     with pytest.raises(KdlibError, match=r"no complete run of mnist .* `kdlib reproduce --task mnist --profile"):
-        claims.of_task("mnist", "laptop", tmp_path, [], tmp_path)
+        claims.made("mnist", "laptop", tmp_path)
+
+
+def test_the_command_writes_the_claims_and_keeps_the_records_that_they_stand_on(runs, tmp_path):
+    for one in runs:
+        shutil.copytree(one.folder, tmp_path / "runs" / one.key)
+    typed = forked.run("kdlib", "claims", "--tasks", "digits", "--profile", "smoke", "--figures", "figures",
+                       cwd=tmp_path, environment=os.environ)
+    assert typed.returncode == 0, typed.stderr
+    figures = tmp_path / "figures"
+    (row,) = csv.DictReader((figures / "index.csv").open())
+    keys = {one.key for one in runs}
+    assert row["figure"] == "CLAIMS.md" and set(row["runs"].split()) == keys
+    assert {path.stem for path in (figures / "records").glob("*.zip")} == keys

@@ -58,10 +58,16 @@ def claims(
     from kdlib import claims as paper
     from kdlib.cost import built_in as tables
     from kdlib.cost import load_prices
+    from kdlib.figures import note
 
     prices = [load_prices(name) for name in tables()]
-    found = [row for task in tasks.split() for row in paper.of_task(task, profile, runs, prices, figures)]
-    typer.echo(paper.write(found, figures))
+    made = {task: paper.made(task, profile, runs) for task in tasks.split()}
+    rows = [row for task, of_task in made.items()
+            for row in paper.findings(of_task, prices, figures, paper.remake(task, profile, of_task))]
+    written = paper.write(rows, figures)
+    command = f"kdlib claims --tasks '{' '.join(made)}' --profile {profile}"
+    note(written.name, figures, "-", command, [one for of_task in made.values() for one in of_task])
+    typer.echo(written)
 
 
 @app.command()

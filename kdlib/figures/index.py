@@ -29,17 +29,23 @@ def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: 
         figure.savefig(folder / f"{name}.svg", dpi=150, metadata={"Date": None, "Creator": None})
     if table is not None:
         table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+    note(f"{name}.png", folder, notebook, command, runs)
+    return folder / f"{name}.png"
+
+
+def note(file: str, folder: str | Path, notebook: str, command: str, runs: Sequence[Run]) -> None:
+    """Keep the records that FOLDER/FILE was made from, in records/KEY.zip, and write the file's row of index.csv."""
+    folder = Path(folder)
     for one in runs:
         archive.keep(one, folder / "records")
     seconds = sum(one.result["seconds"] for one in runs)
-    row = dict(zip(INDEX, (f"{name}.png", notebook, command, " ".join(one.key for one in runs), f"{seconds:.0f}",
+    row = dict(zip(INDEX, (file, notebook, command, " ".join(one.key for one in runs), f"{seconds:.0f}",
                            hardware()), strict=True))
     with FileLock(folder / ".index.lock"):
-        file = folder / "index.csv"
-        rows = list(csv.DictReader(file.open())) if file.exists() else []
-        rows = sorted([old for old in rows if old["figure"] != row["figure"]] + [row], key=lambda old: old["figure"])
-        with file.open("w", newline="") as lines:
+        index = folder / "index.csv"
+        rows = list(csv.DictReader(index.open())) if index.exists() else []
+        rows = sorted([old for old in rows if old["figure"] != file] + [row], key=lambda old: old["figure"])
+        with index.open("w", newline="") as lines:
             writer = csv.DictWriter(lines, INDEX, lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-    return folder / f"{name}.png"
