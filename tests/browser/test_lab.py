@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import TimeoutException
+from selenium.common.exceptions import StaleElementReferenceException, TimeoutException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -91,16 +91,23 @@ def see(browser, css):
 
 
 def wait(browser, seconds, condition, what):
-    return WebDriverWait(browser, seconds, poll_frequency=0.05).until(lambda _: condition(), what)
+    """Ask until it is so, and again where Lab has drawn an element anew between its finding and its reading."""
+    patient = WebDriverWait(browser, seconds, poll_frequency=0.05, ignored_exceptions=[StaleElementReferenceException])
+    return patient.until(lambda _: condition(), what)
 
 
 def run_all(browser, lab, notebook):
     """Open the notebook, and choose Run, Run All Cells, again where Lab was not ready to obey."""
     browser.get(f"{lab}/lab/tree/notebooks/{notebook}.ipynb?reset")
     wait(browser, 120, lambda: see(browser, ".jp-Notebook-ExecutionIndicator[data-status=idle]"), "no kernel")
+
+    def clicked(path):
+        found = browser.find_elements(By.XPATH, path)
+        return found and not found[0].click()
+
     for _ in range(5):
         for path in RUN_ALL:
-            wait(browser, 30, lambda path=path: browser.find_elements(By.XPATH, path), path)[0].click()
+            wait(browser, 30, lambda path=path: clicked(path), path)
         with contextlib.suppress(TimeoutException):
             return wait(browser, 10, lambda: prompts(browser)[0].strip("[]: "), "nothing runs")
         webdriver.ActionChains(browser).send_keys(Keys.ESCAPE).perform()
