@@ -10,17 +10,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib.engine import Batches, KeepBest, Loss, accuracy, keep_freed_memory
+from kdlib.errors import KdlibError
 from kdlib.experiment import Experiment
+from kdlib.machine import has_bf16
 from kdlib.models import Model, build, build_lstm
 from kdlib.store import Store
 
 
 def start(experiment: Experiment, subject: str) -> Model:
-    """The random start of the subject's architecture: the same for all its clients, whatever the strategy."""
+    """The random start of the subject's architecture: the same for all its clients, whatever the strategy.
+
+    Raises KdlibError where this CPU cannot carry it out.
+    """
     architecture = experiment.architecture_of(subject)
     generator = torch.Generator().manual_seed(experiment.entropy(0, architecture, "start"))
     with torch.random.fork_rng(devices=[]):  # PyTorch's own start, at once overwritten, draws from the Step's numbers
         if experiment.task.by_roles:
+            if experiment.precision == "bf16" and not has_bf16():  # PyTorch has no LSTM in bf16 without
+                raise KdlibError("precision bf16: this CPU has none in hardware, which LSTMs need; allowed here: fp32")
             return build_lstm(architecture, experiment.classes, experiment.width, generator)
         return build(architecture, experiment.task.image, experiment.classes, experiment.width,
                      experiment.batch_norm_momentum, generator)

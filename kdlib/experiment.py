@@ -22,7 +22,7 @@ from pydantic import (
 
 from kdlib.errors import KdlibError
 from kdlib.files import one_line
-from kdlib.machine import has_bf16
+from kdlib.machine import bf16_pays
 from kdlib.profiles import PROFILES, TEXT_PROFILES
 from kdlib.stragglers import Fail, Slow
 from kdlib.task import Task, TextTask, load_settings, load_task
@@ -50,7 +50,7 @@ class Experiment(BaseModel):
     batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
     threads: torch threads of one Step. They decide the last bits, so they belong here; so do device and precision.
     precision: of convolutions and products in training and prediction; weights, losses and sums stay float32. `auto`
-    becomes bf16 where this CPU has it in hardware, else fp32, before anything else sees it.
+    becomes bf16 where that is the faster one on this CPU, else fp32, before anything else sees it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,7 +77,7 @@ class Experiment(BaseModel):
     @field_validator("precision", mode="before")
     @classmethod
     def _resolved(cls, precision):
-        return ("bf16" if has_bf16() else "fp32") if precision == "auto" else precision
+        return ("bf16" if bf16_pays() else "fp32") if precision == "auto" else precision
 
     @field_validator("architectures")
     @classmethod

@@ -5,7 +5,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from kdlib import experiment as experiment_module
+from kdlib import machine as machine_module
 from kdlib.errors import KdlibError
 from kdlib.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
 from kdlib.task import BUILT_IN
@@ -170,9 +170,9 @@ def test_a_setting_added_later_keeps_the_earlier_keys():
     assert key(Later) == key(Later, added="as before") == key(FedMD) != key(Later, added="other")
 
 
-@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_precision_auto_is_resolved_before_the_key(hardware, precision, monkeypatch):
-    monkeypatch.setattr(experiment_module, "has_bf16", lambda: hardware)
+@pytest.mark.parametrize(("flags", "precision"), [(["amx_bf16", "avx512_bf16"], "bf16"), (["avx512_bf16"], "fp32")])
+def test_precision_auto_is_resolved_before_the_key_and_is_bf16_only_with_amx(flags, precision, monkeypatch):
+    monkeypatch.setattr(machine_module, "machine", lambda: {"flags": flags})
     found, wanted = smoke(precision="auto"), smoke(precision=precision)
     assert found == wanted and found.key(HASHES) == wanted.key(HASHES)
 

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from kdlib import client, engine
+from kdlib import machine as machine_module
+from kdlib.errors import KdlibError
 from kdlib.experiment import make_experiment
 from kdlib.machine import has_bf16
 from kdlib.models import build_lstm
@@ -15,6 +17,14 @@ from kdlib.zoo import TEXT_ZOO
 
 PRECISION = [pytest.param("fp32", 1e-5), pytest.param("bf16", 2e-2, marks=pytest.mark.skipif(
     not has_bf16(), reason="this CPU has no bf16 in hardware"))]
+
+
+def test_bf16_on_a_cpu_without_it_is_one_clear_line(monkeypatch):
+    experiment = make_experiment("shakespeare", "alone", profile="smoke", precision="bf16")
+    monkeypatch.setattr(machine_module, "machine", lambda: {"flags": ["avx2"]})
+    with pytest.raises(KdlibError, match=r"this CPU has none in hardware.*allowed here: fp32"):
+        client.start(experiment, "client-0000")
+    client.start(experiment.model_copy(update={"precision": "fp32"}), "client-0000")
 
 
 def model(architecture, width=1.0, seed=0):
