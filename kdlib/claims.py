@@ -9,6 +9,7 @@ from kdlib import times
 from kdlib.bench import measure
 from kdlib.cost import Prices, total
 from kdlib.errors import KdlibError
+from kdlib.estimate import Estimate
 from kdlib.experiment import PROFILES, STRATEGIES, Experiment, make_experiment
 from kdlib.figures import complete, curves, final_table, interval, mixed
 from kdlib.grid import Grid
@@ -90,18 +91,42 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     return [*rows, _speedup("C4", "pretrain", 3.5, benches), _speedup("C5", "distil", 1.76, benches)]
 
 
+def estimated(task: str, folder: str | Path) -> list[Finding]:
+    """C2 and C3 at the paper's size, from FOLDER/estimate-TASK-STRATEGY.json as `kdlib estimate --json` wrote them.
+
+    Empty where one of the two is missing.
+    """
+    paths = [Path(folder) / f"estimate-{task}-{strategy}.json" for strategy in ("fedmd", "feddf")]
+    if not all(path.exists() for path in paths):
+        return []
+    fedmd, feddf = (Estimate.model_validate_json(path.read_text()) for path in paths)
+    faster, share = fedmd.modelled / feddf.modelled, feddf.usd / fedmd.usd
+    rest = {"where": f"{task}, the paper's size",
+            "differs": "nothing but that no run was made: one Step of each kind is scaled up, no early stop foreseen",
+            "command": f"make estimates TASK={task}"}
+    return [Finding("C2", ours=f"modelled time of a run, FedMD / FedDF: {faster:.2f} (estimated)",
+                    verdict=f"would {'hold' if faster > 1 else 'not hold'}", **rest),
+            Finding("C3", ours=f"{feddf.prices.partition(',')[0]}: FedDF / FedMD {share:.2f} (estimated)",
+                    verdict=f"would {'hold' if share < 1 else 'not hold'}", **rest)]
+
+
 def write(rows: Iterable[Finding], folder: str | Path) -> Path:
-    """FOLDER/CLAIMS.md, a row a finding; C1-C3 carry the warning that they compare unlike things."""
+    """FOLDER/CLAIMS.md: a table a claim, a row a finding, and at the end in what set-up each was found."""
+    rows = sorted(set(rows))
+    setups = list(dict.fromkeys((row.differs, row.command) for row in rows))
     lines = ["# The claims", "",
              "Made by `kdlib claims` from the runs' records. An interval is Student's, 95 %, over seeds. Modelled time "
              "is that of functions that all run side by side; measured time is the wall clock of one machine.", "",
-             f"C1, C2 and C3 compare {UNLIKE}.", "",
-             "| claim | paper | task | ours | differs from the paper | verdict | command |",
-             "|---|---|---|---|---|---|---|"]
-    for row in sorted(set(rows)):
-        said, number = PAPER[row.claim]
-        lines.append(f"| {row.claim}: {said} | {number} | {row.where} | {row.ours} | {row.differs} | {row.verdict} | "
-                     f"`{row.command}` |")
+             f"C1, C2 and C3 compare {UNLIKE}.", ""]
+    for claim in sorted({row.claim for row in rows}):
+        said, number = PAPER[claim]
+        lines += [f"## {claim}: {said}", "", f"The paper: {number}.", "",
+                  "| task | ours | verdict | set-up |", "|---|---|---|---|"]
+        lines += [f"| {row.where} | {row.ours} | {row.verdict} | {setups.index((row.differs, row.command)) + 1} |"
+                  for row in rows if row.claim == claim]
+        lines.append("")
+    lines += ["## Set-ups", "", "The command, and what differs from the paper, whose value stands in brackets.", ""]
+    lines += [f"{number}. `{command}`: {differing}" for number, (differing, command) in enumerate(setups, 1)]
     path = Path(folder) / "CLAIMS.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

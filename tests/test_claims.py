@@ -11,6 +11,7 @@ import forked
 from kdlib import claims
 from kdlib.cost import built_in, load_prices, total
 from kdlib.errors import KdlibError
+from kdlib.estimate import Estimate
 from kdlib.experiment import make_experiment
 from kdlib.results import Run, accuracy_by_architecture
 
@@ -75,10 +76,27 @@ def test_what_differs_names_the_papers_value():
     assert claims.differs([make_experiment("digits", "feddf", 0.1, profile="paper")]) == "nothing"
 
 
-def test_the_page_carries_the_warning_and_every_row(rows, tmp_path):
+def test_the_page_carries_the_warning_every_row_and_where_its_set_up_is_told(rows, tmp_path):
     text = claims.write(rows, tmp_path).read_text()
-    assert claims.UNLIKE in text and text.count("\n| C") == len(rows)
-    assert "82.7 %" in text and "`kdlib bench distil`" in text and "not measured" in text
+    assert claims.UNLIKE in text and "82.7 %" in text and "not measured" in text
+    tables, setups = text.split("## Set-ups")
+    numbers = {line.partition(". ")[2]: line.partition(". ")[0] for line in setups.splitlines() if line[:1].isdigit()}
+    for row in rows:
+        number = numbers[f"`{row.command}`: {row.differs}"]
+        assert f"| {row.where} | {row.ours} | {row.verdict} | {number} |\n" in tables.split(f"## {row.claim}: ")[1]
+    assert tables.count("\n| ") == len(rows) + len({row.claim for row in rows})
+
+
+def test_at_the_papers_size_c2_and_c3_are_ratios_of_two_estimates(tmp_path):
+    about = {"seconds": 1, "cores": 2, "invocations": 1, "bytes_moved": 0, "prices": "Cloud, there, today",
+             "per_step": {}, "scaled": {}, "probe": 1}
+    for strategy, modelled, usd in (("fedmd", 30, 2.0), ("feddf", 20, 2.5)):
+        assert claims.estimated("mnist", tmp_path) == []
+        made = Estimate(modelled=modelled, usd=usd, **about)
+        (tmp_path / f"estimate-mnist-{strategy}.json").write_text(made.model_dump_json())
+    c2, c3 = claims.estimated("mnist", tmp_path)
+    assert (c2.claim, c2.verdict) == ("C2", "would hold") and "FedMD / FedDF: 1.50" in c2.ours
+    assert (c3.claim, c3.verdict) == ("C3", "would not hold") and "Cloud: FedDF / FedMD 1.25" in c3.ours
 
 
 def test_runs_without_a_partner_are_no_claim(runs, tmp_path):

@@ -51,7 +51,7 @@ def claims(
     tasks: Annotated[str, typer.Option(help="Separated by blanks.")] = "digits mnist",
     profile: Profile = "laptop",
     runs: Runs = Path("runs"),
-    figures: Annotated[Path, typer.Option(help="Folder of the benches' results, and for CLAIMS.md.")] = Path(
+    figures: Annotated[Path, typer.Option(help="Folder of the benches and estimates, and for CLAIMS.md.")] = Path(
         "papers_figures"),
 ):
     """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
@@ -64,6 +64,7 @@ def claims(
     made = {task: paper.made(task, profile, runs) for task in tasks.split()}
     rows = [row for task, of_task in made.items()
             for row in paper.findings(of_task, prices, figures, paper.remake(task, profile, of_task))]
+    rows += [row for task in made for row in paper.estimated(task, figures)]
     written = paper.write(rows, figures)
     command = f"kdlib claims --tasks '{' '.join(made)}' --profile {profile}"
     note(written.name, figures, "-", command, [one for of_task in made.values() for one in of_task])
