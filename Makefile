@@ -1,4 +1,5 @@
-# make reproduce | test | test-long | test-faults | test-containers | test-browser | bench | lab | notebooks | clean
+# make reproduce | test | test-long | test-faults | test-containers | test-browser | bench | estimates | lab | notebooks
+# make clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -9,9 +10,10 @@ FAULTS ?= no-faults
 COSTS ?= no-costs
 PYTHON ?= python3
 BENCHES ?= train predict overhead pretrain distil fused scale
+ESTIMATES ?= mnist cifar shakespeare
 BIN := .venv/bin
 
-.PHONY: reproduce test test-long test-faults test-containers test-browser bench lab notebooks clean
+.PHONY: reproduce test test-long test-faults test-containers test-browser bench estimates lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
@@ -48,6 +50,13 @@ bench: .venv/installed
 		$(BIN)/kdlib bench $$name --json > papers_figures/.bench.part || exit 1; \
 		mv papers_figures/.bench.part papers_figures/bench-$$name.json; \
 	done
+
+# What both strategies would take at the paper's size, for CLAIMS.md and notebook 07: 20 minutes, with the tasks' data.
+estimates: .venv/installed
+	for task in $(ESTIMATES); do for strategy in fedmd feddf; do \
+		$(BIN)/kdlib estimate --task $$task --strategy $$strategy --json > papers_figures/.estimate.part || exit 1; \
+		mv papers_figures/.estimate.part papers_figures/estimate-$$task-$$strategy.json; \
+	done; done
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

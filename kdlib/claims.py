@@ -84,7 +84,8 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     except KdlibError as error:
         said.append(("C2", "-", f"cannot be compared: {error}"))
     else:
-        said += [("C2", *_faster(pairs)), *(("C3", *_cheaper(pairs, table)) for table in prices)]
+        tables = list(prices)
+        said += [("C2", *_faster(pairs, tables[0])), *(("C3", *_cheaper(pairs, table)) for table in tables)]
         if task == "shakespeare":
             said.append(("C6", *_dominated(pairs)))
     rows = [Finding(claim, ours=ours, verdict=verdict, **rest) for claim, ours, verdict in said]
@@ -103,7 +104,7 @@ def estimated(task: str, folder: str | Path) -> list[Finding]:
     faster, share = fedmd.modelled / feddf.modelled, feddf.usd / fedmd.usd
     rest = {"where": f"{task}, the paper's size",
             "differs": "nothing but that no run was made: one Step of each kind is scaled up, no early stop foreseen",
-            "command": f"make estimates TASK={task}"}
+            "command": f"make estimates ESTIMATES={task}"}
     return [Finding("C2", ours=f"modelled time of a run, FedMD / FedDF: {faster:.2f} (estimated)",
                     verdict=f"would {'hold' if faster > 1 else 'not hold'}", **rest),
             Finding("C3", ours=f"{feddf.prices.partition(',')[0]}: FedDF / FedMD {share:.2f} (estimated)",
@@ -148,34 +149,59 @@ def _robust(pairs) -> tuple[str, str]:
     told = [f"{mixed(alpha)}: " + ", ".join(
         f"{STRATEGIES[row.strategy].__name__} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
         for alpha, rows in finals.groupby("alpha", sort=False)]
-    hardest = min(alpha for alpha, _ in pairs)
     gaps = [feddf.result["accuracy"] - fedmd.result["accuracy"]
-            for (alpha, _), (fedmd, feddf) in pairs.items() if alpha == hardest]
+            for (mix, _), (fedmd, feddf) in pairs.items() if mix == _hardest(pairs)]
     gap, half = sum(gaps) / len(gaps), interval(gaps)
-    where = "" if isinstance(hardest, str) else f" at {hardest:g}"
-    told.append(f"gap{where}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
-    if any(fedmd.experiment.task != feddf.experiment.task for fedmd, feddf in pairs.values()):
+    told.append(f"gap{_at(pairs)}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
+    if _unlike(pairs):
         return "; ".join(told), "cannot be compared: FedMD has other private data than FedDF"
     if math.isnan(half):
         return "; ".join(told), "undecided: one seed"
     return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"
 
 
-def _faster(pairs) -> tuple[str, str]:
+def _faster(pairs, prices) -> tuple[str, str]:
     ratios = {name: [] for name in ("modelled", "measured")}
     for pair in pairs.values():
         fedmd, feddf = (times.rounds(one)[list(ratios)].sum() for one in pair)
         for name, values in ratios.items():
             values.append(fedmd[name] / feddf[name])
-    told = [f"{name} time of a run, FedMD / FedDF: {_middle(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-            for name, values in ratios.items()]
+    told = [f"{name} time of a run, FedMD / FedDF: {_spread(values)}" for name, values in ratios.items()]
+    told += [f"modelled time {until}: {_spread(fedmd['modelled'] / feddf['modelled'])}"
+             for until, fedmd, feddf in _until(pairs, prices)]
     return "; ".join(told), _share([ratio > 1 for ratio in ratios["modelled"]], "faster by modelled time")
 
 
 def _cheaper(pairs, prices) -> tuple[str, str]:
     shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in pairs.values()]
-    told = f"{prices.provider}: FedDF / FedMD {_middle(shares):.2f} ({min(shares):.2f} to {max(shares):.2f})"
-    return told, _share([share < 1 for share in shares], "cheaper")
+    told = [f"{prices.provider}: FedDF / FedMD {_spread(shares)}"]
+    told += [f"{until}: {_spread(feddf['usd'] / fedmd['usd'])}" for until, fedmd, feddf in _until(pairs, prices)]
+    return "; ".join(told), _share([share < 1 for share in shares], "cheaper")
+
+
+def _until(pairs, prices) -> list[tuple]:
+    """Up to which accuracy, and what FedMD and FedDF took until then (times.to_reach), in the hardest setting.
+
+    None where the two have unlike private data, whose accuracies say nothing of each other.
+    """
+    hardest = [pair for (mix, _), pair in pairs.items() if mix == _hardest(pairs)]
+    if _unlike(pairs):
+        return []
+    accuracy = times.reachable([one for pair in hardest for one in pair])
+    took = [times.to_reach(runs, accuracy, prices) for runs in zip(*hardest, strict=True)]
+    return [(f"until the accuracy is {accuracy:g}{_at(pairs)}", *took)]
+
+
+def _hardest(pairs) -> float | str:
+    return min(mix for mix, _ in pairs)
+
+
+def _at(pairs) -> str:
+    return "" if isinstance(_hardest(pairs), str) else f" at {_hardest(pairs):g}"
+
+
+def _unlike(pairs) -> bool:
+    return any(fedmd.experiment.task != feddf.experiment.task for fedmd, feddf in pairs.values())
 
 
 def _dominated(pairs) -> tuple[str, str]:
@@ -205,8 +231,8 @@ def _share(true, what) -> str:
     return f"{verdict}: {what} in {count} of {len(true)} settings"
 
 
-def _middle(values) -> float:
-    return sorted(values)[len(values) // 2]
+def _spread(values) -> str:
+    return f"{sorted(values)[len(values) // 2]:.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _half(half) -> str:

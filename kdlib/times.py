@@ -91,6 +91,11 @@ def rounds(the_run: Run, prices: Prices | None = None, limits: Mapping[str, Limi
     return frame.rename_axis("round").reset_index()
 
 
+def reachable(runs: Sequence[Run]) -> float:
+    """The accuracy (0-1) that every run's mean over architectures reaches, rounded down to a twentieth."""
+    return int(20 * min(rounds(one)["accuracy"].max() for one in runs)) / 20
+
+
 def to_reach(runs: Sequence[Run], accuracy: float, prices: Prices,
              limits: Mapping[str, Limits] = PAPER) -> pd.DataFrame:
     """What each run took until its mean accuracy (0-1) first was at least `accuracy`.

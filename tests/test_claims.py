@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import forked
-from kdlib import claims
+from kdlib import claims, times
 from kdlib.cost import built_in, load_prices, total
 from kdlib.errors import KdlibError
 from kdlib.estimate import Estimate
@@ -68,6 +68,24 @@ def test_c3_is_what_the_records_cost(runs, rows):
     shares = sorted(float(total(feddf.records(), prices) / total(fedmd.records(), prices))
                     for fedmd, feddf in (runs[:2], runs[2:]))
     assert f"({shares[0]:.2f} to {shares[-1]:.2f})" in rows[2].ours
+
+
+def test_c2_and_c3_also_stand_until_an_accuracy_that_all_reach(runs, rows):
+    level, prices = times.reachable(runs), load_prices(built_in()[0])
+    fedmd, feddf = (times.to_reach(runs[first::2], level, prices) for first in (0, 1))
+    faster, dearer = sorted(fedmd["modelled"] / feddf["modelled"]), sorted(feddf["usd"] / fedmd["usd"])
+    for row, ratios in ((rows[1], faster), (rows[2], dearer)):
+        assert f"until the accuracy is {level:g} at 0.1: " in row.ours
+        assert row.ours.endswith(f"{ratios[1]:.2f} ({ratios[0]:.2f} to {ratios[1]:.2f})")
+
+
+def test_accuracies_on_unlike_data_are_not_waited_for(runs):
+    fedmd, feddf = runs[:2]
+    other = fedmd.experiment.task.model_copy(update={"about": "other"})
+    elsewhere = Run(fedmd.folder, fedmd.experiment.model_copy(update={"task": other}))
+    prices = load_prices(built_in()[0])
+    assert len(claims._until({(0.1, 0): (fedmd, feddf)}, prices)) == 1
+    assert claims._until({(0.1, 0): (elsewhere, feddf)}, prices) == []
 
 
 def test_what_differs_names_the_papers_value():

@@ -1,6 +1,7 @@
 """Times against runs made by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import made
@@ -85,6 +86,13 @@ def test_what_it_takes_to_reach_an_accuracy_is_all_that_came_before(accuracy, ro
 def test_what_was_never_reached_has_no_time(fedmd):
     (row,) = times.to_reach([fedmd], 0.71, load_prices("knative")).to_dict("records")
     assert np.isnan([row[name] for name in ("round", "modelled", "measured", "usd")]).all()
+
+
+@pytest.mark.parametrize(("bests", "level"), [((0.7, 0.66), 0.65), ((0.349, 0.9), 0.3), ((0.04, 0.5), 0.0)])
+def test_what_every_run_reaches_is_the_least_of_their_best_in_twentieths(bests, level, monkeypatch):
+    curves = {name: pd.DataFrame({"accuracy": [np.nan, 0.01, best, 0.02]}) for name, best in enumerate(bests)}
+    monkeypatch.setattr(times, "rounds", curves.get)
+    assert times.reachable(list(curves)) == pytest.approx(level)
 
 
 def test_two_invokers_are_not_mixed(fedmd, tmp_path):
