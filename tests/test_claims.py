@@ -9,7 +9,7 @@ import pytest
 
 import forked
 from kdlib import claims, times
-from kdlib.cost import built_in, load_prices, total
+from kdlib.cost import built_in, load_prices, right_sized, total
 from kdlib.errors import KdlibError
 from kdlib.estimate import Estimate
 from kdlib.experiment import make_experiment
@@ -67,7 +67,11 @@ def test_c3_is_what_the_records_cost(runs, rows):
     prices = load_prices(built_in()[0])
     shares = sorted(float(total(feddf.records(), prices) / total(fedmd.records(), prices))
                     for fedmd, feddf in (runs[:2], runs[2:]))
-    assert f"({shares[0]:.2f} to {shares[-1]:.2f})" in rows[2].ours
+    fitted = sorted(float(total(feddf.records(), prices, right_sized(feddf.records()))
+                          / total(fedmd.records(), prices, right_sized(fedmd.records())))
+                    for fedmd, feddf in (runs[:2], runs[2:]))
+    assert f"FedDF / FedMD {shares[1]:.2f} ({shares[0]:.2f} to {shares[1]:.2f}); " in rows[2].ours
+    assert f"right-sized: {fitted[1]:.2f} ({fitted[0]:.2f} to {fitted[1]:.2f}); " in rows[2].ours
 
 
 def test_c2_and_c3_also_stand_until_an_accuracy_that_all_reach(runs, rows):
@@ -107,14 +111,15 @@ def test_the_page_carries_the_warning_every_row_and_where_its_set_up_is_told(row
 
 def test_at_the_papers_size_c2_and_c3_are_ratios_of_two_estimates(tmp_path):
     about = {"seconds": 1, "cores": 2, "invocations": 1, "bytes_moved": 0, "prices": "Cloud, there, today",
-             "per_step": {}, "scaled": {}, "probe": 1}
-    for strategy, modelled, usd in (("fedmd", 30, 2.0), ("feddf", 20, 2.5)):
+             "scaled": {}, "probe": 1}
+    for strategy, modelled, usd, busy in (("fedmd", 30, 2.0, 70), ("feddf", 20, 2.5, 100)):
         assert claims.estimated("mnist", tmp_path) == []
-        made = Estimate(modelled=modelled, usd=usd, **about)
+        made = Estimate(modelled=modelled, usd=usd, per_step={"one": busy - 10, "other": 10}, **about)
         (tmp_path / f"estimate-mnist-{strategy}.json").write_text(made.model_dump_json())
     c2, c3 = claims.estimated("mnist", tmp_path)
-    assert (c2.claim, c2.verdict) == ("C2", "would hold") and "FedMD / FedDF: 1.50" in c2.ours
-    assert (c3.claim, c3.verdict) == ("C3", "would not hold") and "Cloud: FedDF / FedMD 1.25" in c3.ours
+    assert (c2.claim, c2.verdict) == ("C2", "would hold") and (c3.claim, c3.verdict) == ("C3", "would not hold")
+    assert c2.ours.endswith("FedMD / FedDF: 1.50; seconds in all functions: 0.70")
+    assert c3.ours == "Cloud: FedDF / FedMD 1.25"
 
 
 def test_runs_without_a_partner_are_no_claim(runs, tmp_path):
