@@ -51,7 +51,7 @@ bench: .venv/installed
 		mv papers_figures/.bench.part papers_figures/bench-$$name.json; \
 	done
 
-# What both strategies would take at the paper's size, for CLAIMS.md and notebook 07: 20 minutes, with the tasks' data.
+# What both strategies would take at the paper's size, for CLAIMS.md and notebook 07: 35 minutes, with the tasks' data.
 estimates: .venv/installed
 	for task in $(ESTIMATES); do for strategy in fedmd feddf; do \
 		$(BIN)/kdlib estimate --task $$task --strategy $$strategy --json > papers_figures/.estimate.part || exit 1; \
@@ -59,7 +59,7 @@ estimates: .venv/installed
 	done; done
 
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(LAB)
 
 # Executes the committed notebooks in place, with their defaults.
 notebooks: .venv/installed

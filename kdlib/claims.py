@@ -241,7 +241,8 @@ def _share(true, what) -> str:
 
 
 def _spread(values) -> str:
-    return f"{sorted(values)[len(values) // 2]:.2f} ({min(values):.2f} to {max(values):.2f})"
+    least_to_most = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
+    return f"{sorted(values)[len(values) // 2]:.2f}{least_to_most}"
 
 
 def _half(half) -> str:
