@@ -109,17 +109,21 @@ def test_the_page_carries_the_warning_every_row_and_where_its_set_up_is_told(row
     assert tables.count("\n| ") == len(rows) + len({row.claim for row in rows})
 
 
-def test_at_the_papers_size_c2_and_c3_are_ratios_of_two_estimates(tmp_path):
+def test_at_the_papers_size_the_claims_are_ratios_of_two_estimates(tmp_path):
     about = {"seconds": 1, "cores": 2, "invocations": 1, "bytes_moved": 0, "prices": "Cloud, there, today",
              "scaled": {}, "probe": 1}
-    for strategy, modelled, usd, busy in (("fedmd", 30, 2.0, 70), ("feddf", 20, 2.5, 100)):
+    made = {"fedmd": Estimate(modelled=30, usd=2.0, per_step={"revisit": 42, "digest": 28}, **about),
+            "feddf": Estimate(modelled=20, usd=2.5, per_step={"train": 40, "distil": 60}, **about)}
+    for strategy, one in made.items():
         assert claims.estimated("mnist", tmp_path) == []
-        made = Estimate(modelled=modelled, usd=usd, per_step={"one": busy - 10, "other": 10}, **about)
-        (tmp_path / f"estimate-mnist-{strategy}.json").write_text(made.model_dump_json())
+        for task in ("mnist", "shakespeare"):
+            (tmp_path / f"estimate-{task}-{strategy}.json").write_text(one.model_dump_json())
     c2, c3 = claims.estimated("mnist", tmp_path)
     assert (c2.claim, c2.verdict) == ("C2", "would hold") and (c3.claim, c3.verdict) == ("C3", "would not hold")
     assert c2.ours.endswith("FedMD / FedDF: 1.50; seconds in all functions: 0.70")
     assert c3.ours == "Cloud: FedDF / FedMD 1.25"
+    c6 = claims.estimated("shakespeare", tmp_path)[2]
+    assert (c6.claim, c6.verdict) == ("C6", "would not hold") and c6.ours.endswith("FedMD 60%, FedDF 40%")
 
 
 def test_runs_without_a_partner_are_no_claim(runs, tmp_path):
