@@ -23,6 +23,7 @@ class Sheet(NamedTuple):
         """The executed notebook's file name: what differs from sheet to sheet is in it."""
         told = ("task", "profile", "alpha", "seed", *(switch for _, switch, _ in FAULTS))
         values = [value for word in told if (value := self.parameters.get(word)) is not None]
+        values += self.parameters.get("strategies", [])
         words = [f"{value:g}" if isinstance(value, float) else Path(str(value)).stem for value in values]
         return "-".join([self.notebook, *words]) + ".ipynb"
 
@@ -74,7 +75,7 @@ class Grid(NamedTuple):
             stages += [[Sheet("05_time", whole)], [Sheet("07_cost", whole)]]
             if by_roles:
                 own = {name: value for name, value in whole.items() if name != "alphas"}
-                stages.append([Sheet("05_retraining", own)])
+                stages += [[Sheet("05_retraining", own | {"strategies": [name]})] for name in ("feddf", "fedmd")]
         return stages
 
 

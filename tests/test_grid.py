@@ -41,7 +41,9 @@ def test_costs_add_the_notebooks_that_make_runs_of_their_own_one_after_another()
 def test_where_clients_are_roles_there_is_no_alpha():
     grid = Grid("shakespeare", "smoke", [100, 0.1], [0], costs=True)
     assert names(grid) == [["01_roles"], ["03_feddf", "02_fedmd"], ["04_accuracy", "06_speedups"], ["05_time"],
-                           ["07_cost"], ["05_retraining"]]
+                           ["07_cost"], ["05_retraining"], ["05_retraining"]]
+    assert [sheets[0].name for sheets in grid.stages(Path("notebooks"), Path("runs"), Path("figures"))[-2:]] == [
+        f"05_retraining-shakespeare-smoke-{strategy}.ipynb" for strategy in ("feddf", "fedmd")]
     assert "--alphas" not in Grid("shakespeare", "smoke", [None], [0]).command
 
 

@@ -46,7 +46,7 @@ def test_texts_have_their_own_first_notebook_and_the_same_later_ones(own_texts, 
                                                     "figures": str(tmp_path / "figures")})):
         made = execute(Sheet(notebook, {"task": task, **parameters}), ROOT / "notebooks", tmp_path)
         assert made.name.startswith(f"{notebook}-own")
-    for figure in ("data-own", "retraining-own-smoke"):
+    for figure in ("data-own", "retraining-feddf-own-smoke"):
         assert (tmp_path / "figures" / f"{figure}.png").stat().st_size > 2000
 
 
