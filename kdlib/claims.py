@@ -86,8 +86,7 @@ def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path,
     except KdlibError as error:
         said.append(("C2", "-", f"cannot be compared: {error}"))
     else:
-        tables = list(prices)
-        said += [("C2", *_faster(pairs, tables[0])), *(("C3", *_cheaper(pairs, table)) for table in tables)]
+        said += [("C2", *_faster(pairs)), *(("C3", *_cheaper(pairs, table)) for table in prices)]
         if task == "shakespeare":
             said.append(("C6", *_dominated(pairs)))
     rows = [Finding(claim, ours=ours, verdict=verdict, **rest) for claim, ours, verdict in said]
@@ -114,7 +113,7 @@ def estimated(task: str, folder: str | Path) -> list[Finding]:
             Finding("C3", ours=c3, verdict=_would(share < 1), **rest)]
     if task == "shakespeare":
         shares = {name: _retrained(pd.Series(one.per_step)) for name, one in (("fedmd", fedmd), ("feddf", feddf))}
-        rows.append(Finding("C6", ours=_shares(shares), verdict=_would(min(shares.values()) > 0.5), **rest))
+        rows.append(Finding("C6", ours=_retraining(shares), verdict=_would(min(shares.values()) > 0.5), **rest))
     return rows
 
 
@@ -167,7 +166,7 @@ def _robust(pairs) -> tuple[str, str]:
     return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"
 
 
-def _faster(pairs, prices) -> tuple[str, str]:
+def _faster(pairs) -> tuple[str, str]:
     ratios = {name: [] for name in ("modelled", "measured")}
     for pair in pairs.values():
         fedmd, feddf = (times.rounds(one)[list(ratios)].sum() for one in pair)
@@ -175,7 +174,7 @@ def _faster(pairs, prices) -> tuple[str, str]:
             values.append(fedmd[name] / feddf[name])
     told = [f"{name} time of a run, FedMD / FedDF: {_spread(values)}" for name, values in ratios.items()]
     told += [f"modelled time {until}: {_spread(fedmd['modelled'] / feddf['modelled'])}"
-             for until, fedmd, feddf in _until(pairs, prices)]
+             for until, fedmd, feddf in _until(pairs)]
     return "; ".join(told), _share([ratio > 1 for ratio in ratios["modelled"]], "faster by modelled time")
 
 
@@ -183,8 +182,7 @@ def _cheaper(pairs, prices) -> tuple[str, str]:
     both = pairs.values()
     shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in both]
     fitted = [_right_sized(feddf, prices) / _right_sized(fedmd, prices) for fedmd, feddf in both]
-    told = [f"{prices.provider}: FedDF / FedMD {_spread(shares)}",
-            f"right-sized: {_spread(fitted)}"]
+    told = [f"{prices.provider}: FedDF / FedMD {_spread(shares)}", f"right-sized: {_spread(fitted)}"]
     told += [f"{until}: {_spread(feddf['usd'] / fedmd['usd'])}" for until, fedmd, feddf in _until(pairs, prices)]
     return "; ".join(told), _share([share < 1 for share in shares], "cheaper")
 
@@ -194,7 +192,7 @@ def _right_sized(one, prices) -> float:
     return float(total(records, prices, right_sized(records)))
 
 
-def _until(pairs, prices) -> list[tuple]:
+def _until(pairs, prices=None) -> list[tuple]:
     """Up to which accuracy, and what FedMD and FedDF took until then (times.to_reach), in the hardest setting.
 
     None where the two have unlike private data, whose accuracies say nothing of each other.
@@ -224,7 +222,7 @@ def _dominated(pairs) -> tuple[str, str]:
     for runs in zip(*pairs.values(), strict=True):
         steps = times.per_step(runs)
         shares[runs[0].experiment.strategy] = _retrained(steps.groupby("step")["total"].sum())
-    return _shares(shares), _share([share > 0.5 for share in shares.values()], "over half")
+    return _retraining(shares), _share([share > 0.5 for share in shares.values()], "over half")
 
 
 def _retrained(seconds) -> float:
@@ -232,7 +230,7 @@ def _retrained(seconds) -> float:
     return seconds[seconds.index.isin(RETRAINING)].sum() / seconds.sum()
 
 
-def _shares(shares) -> str:
+def _retraining(shares) -> str:
     told = ", ".join(f"{STRATEGIES[name].__name__} {share:.0%}" for name, share in shares.items())
     return f"share of re-training in all seconds: {told}"
 

@@ -96,20 +96,21 @@ def reachable(runs: Sequence[Run]) -> float:
     return int(20 * min(rounds(one)["accuracy"].max() for one in runs)) / 20
 
 
-def to_reach(runs: Sequence[Run], accuracy: float, prices: Prices,
+def to_reach(runs: Sequence[Run], accuracy: float, prices: Prices | None = None,
              limits: Mapping[str, Limits] = PAPER) -> pd.DataFrame:
     """What each run took until its mean accuracy (0-1) first was at least `accuracy`.
 
-    task, strategy, alpha, seed, round, modelled and measured seconds, usd; all four NaN where it never was.
+    task, strategy, alpha, seed, round, modelled and measured seconds, and usd where prices are; those NaN where it
+    never was.
     Raises KdlibError for two invokers.
     """
     invoker(runs)
-    rows = []
+    rows, spent = [], ["modelled", "measured"] + ["usd"] * (prices is not None)
     for one in runs:
         so_far = rounds(one, prices, limits)
-        sums = so_far[["modelled", "measured", "usd"]].cumsum().assign(round=so_far["round"])
+        sums = so_far[spent].cumsum().assign(round=so_far["round"])
         there = sums[so_far["accuracy"] >= accuracy]
         found = there.iloc[0].to_dict() if len(there) else dict.fromkeys(sums, float("nan"))
         rows.append({"task": one.experiment.task.name, "strategy": label(one), "alpha": one.experiment.mix,
                      "seed": one.experiment.seed} | found)
-    return pd.DataFrame(rows)[[*SETUP, "seed", "round", "modelled", "measured", "usd"]]
+    return pd.DataFrame(rows)[[*SETUP, "seed", "round", *spent]]
