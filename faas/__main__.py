@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from faas import image, local
-from kdlib.cli import main
+from faas.local import image, lifecycle
+from kdlib.cli.main import main
 
 app = typer.Typer(
     name="faas", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="kdlib's Steps as HTTP functions, each client's with its own data.",
 )
-app.command()(local.up)
-app.command()(local.down)
+app.command()(lifecycle.up)
+app.command()(lifecycle.down)
 app.command()(image.image)
 
 Folder = Annotated[Path, typer.Argument(help="Where `render` wrote the manifests.")]
@@ -32,11 +32,11 @@ def render(
     KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
     own schema, to check by that too.
     """
-    from faas.values import load_values
-    from kdlib.experiment import from_json
+    from faas.cluster.values import load_values
+    from kdlib.settings.experiment import from_json
 
     wanted, settings = from_json(experiment.read_text(encoding="utf-8")), load_values(values)
-    from faas.folder import render as write  # only now: a mistake is told before torch is loaded
+    from faas.cluster.folder import render as write  # only now: a mistake is told before torch is loaded
 
     deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SECRETS"))
     typer.echo(f"{len(deployment.manifests)} manifests in {out}: {len(deployment.functions)} functions in namespace "
@@ -50,8 +50,8 @@ def deploy(
     seconds: Annotated[int, typer.Option(min=1, help="To wait until every function is ready.")] = 600,
 ):
     """Apply the manifests to kubectl's current cluster and wait for the functions."""
-    from faas import kubectl
-    from faas.deployment import Deployment
+    from faas.cluster import kubectl
+    from faas.cluster.deployment import Deployment
 
     deployment = Deployment(folder)
     kubectl.deploy(deployment, ray, seconds)
@@ -66,8 +66,8 @@ def endpoints(
                                                      "example http://127.0.0.1; the name goes into Host.")] = None,
 ):
     """Write where the functions are, for `kdlib run --invoker http --endpoints FILE`."""
-    from faas import kubectl
-    from faas.deployment import Deployment
+    from faas.cluster import kubectl
+    from faas.cluster.deployment import Deployment
 
     deployment = Deployment(folder)
     there = kubectl.endpoints(deployment, ingress)
@@ -78,8 +78,8 @@ def endpoints(
 @app.command()
 def delete(folder: Folder):
     """Remove the deployment from the cluster; what its functions wrote to the store stays."""
-    from faas import kubectl
-    from faas.deployment import Deployment
+    from faas.cluster import kubectl
+    from faas.cluster.deployment import Deployment
 
     kubectl.delete(Deployment(folder))
 
@@ -92,7 +92,7 @@ def coldstart(
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
 ):
     """Measure cold and warm calls of a client's function, started as `up` starts it."""
-    from faas.coldstart import measure
+    from faas.local.coldstart import measure
 
     found = measure(docker, starts, image)
     typer.echo(found.model_dump_json() if json_ else found.text())

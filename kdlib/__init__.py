@@ -8,8 +8,9 @@
 
 import importlib
 
-ROOMS = {"make_experiment": "experiment", "run": "runner", "load": "results", "accuracy_by_architecture": "results",
-         "compare": "comparison", "export": "exports", "summary": "glance", "live": "glance"}
+ROOMS = {"make_experiment": "settings.experiment", "run": "runs.runner", "load": "runs.run",
+         "accuracy_by_architecture": "runs.run", "compare": "reports.comparison", "export": "runs.exports",
+         "summary": "reports.summary", "live": "reports.summary"}
 __all__ = sorted(ROOMS)
 
 

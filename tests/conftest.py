@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from kdlib import data, drive, runner
-from kdlib.experiment import make_experiment
+from kdlib.data import sets
+from kdlib.runs import driver, runner
+from kdlib.settings.experiment import make_experiment
 
 
 def pytest_collection_modifyitems(items):
@@ -27,7 +28,7 @@ def smoke(tmp_path_factory):
         experiment = make_experiment(task, strategy, alpha, seed, profile="smoke", **settings)
         with pytest.MonkeyPatch.context() as patch:
             if keep:
-                patch.setattr(drive, "sweep", lambda *_: None)
+                patch.setattr(driver, "sweep", lambda *_: None)
             return runner.run(experiment, tmp_path_factory.mktemp("runs"), progress=False, fused=fused)
 
     return carry_out
@@ -52,7 +53,7 @@ def relabelled(smoke):
     """The same run with every test label altered, and nothing else."""
 
     def carry_out(strategy, **settings):
-        prepare = data.prepare
+        prepare = sets.prepare
 
         def altered(experiment):
             drawn = prepare(experiment)
@@ -60,7 +61,7 @@ def relabelled(smoke):
             return drawn._replace(test=drawn.test._replace(y=other))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(data, "prepare", altered)
+            patch.setattr(sets, "prepare", altered)
             return smoke(strategy, **settings)
 
     return carry_out
@@ -139,7 +140,7 @@ def s3(s3_server, monkeypatch):
 def server(monkeypatch):
     """Files over HTTP on 127.0.0.1, see file_server.FileServer; no proxy in between, no waiting between tries."""
     from file_server import FileServer
-    from kdlib import fetch
+    from kdlib.data import fetch
 
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(fetch, "PAUSES", (0, 0))

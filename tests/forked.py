@@ -13,11 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-PROGRAMS = {"kdlib": "kdlib.cli", "faas": "faas.__main__", "faas.serve": "faas.serve"}
+PROGRAMS = {"kdlib": "kdlib.cli.main", "faas": "faas.__main__", "faas.function.server": "faas.function.server"}
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload([
-    "kdlib.runner", "kdlib.invokers", "kdlib.invoke_http", "kdlib.estimate", "kdlib.reproduce", "kdlib.bench",
-    "faas.lean", "faas.app", "faas.local", "faas.folder", "faas.kubectl", "uvicorn", "sklearn.datasets"])
+    "kdlib.runs.runner", "kdlib.runs.invokers", "kdlib.invoke.http", "kdlib.reports.estimate",
+    "kdlib.paper.reproduction", "kdlib.paper.bench", "faas.function.lean", "faas.function.app", "faas.local.lifecycle",
+    "faas.cluster.folder", "faas.cluster.kubectl", "uvicorn", "sklearn.datasets"])
 
 
 def start(program, *arguments, cwd, environment=None, files=(os.devnull,) * 3):

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import httpx
 
-from kdlib import data, runner
-from kdlib.experiment import make_experiment
-from kdlib.store import Store
-from kdlib.tokens import token
+from kdlib.data import sets
+from kdlib.invoke.tokens import token
+from kdlib.runs import runner
+from kdlib.settings.experiment import make_experiment
+from kdlib.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 SECRET = "0123456789abcdef" * 4
@@ -36,7 +37,7 @@ def tiny(strategy, seed=0, **settings):
 def deployed(url, experiment, key=KEY):
     """The store at `url` (with {owner}, without the key), with the experiment's data laid down in it."""
     store = Store(f"{url}/{key}")
-    runner.deploy(experiment, data.prepare(experiment), store)
+    runner.deploy(experiment, sets.prepare(experiment), store)
     return store
 
 
@@ -52,9 +53,9 @@ def await_ready(url, seconds=120.0):
 
 
 class Function:
-    """`python -m faas.serve` on loopback, until the end of `with`."""
+    """`python -m faas.function.server` on loopback, until the end of `with`."""
 
-    def __init__(self, subject, store, log, command=(sys.executable, "-m", "faas.serve"), **environment):
+    def __init__(self, subject, store, log, command=(sys.executable, "-m", "faas.function.server"), **environment):
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.subject, self.log, self.url = subject, log, f"http://127.0.0.1:{self.port}"

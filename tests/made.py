@@ -1,7 +1,7 @@
 """Records and runs made by hand, with times that a test can add up on paper."""
 
-from kdlib.invoke import Part, Record
-from kdlib.results import Run
+from kdlib.invoke.steps import Part, Record
+from kdlib.runs.run import Run
 
 
 def record(step, subject, seconds, round=1, metrics=None, **other):

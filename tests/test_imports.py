@@ -15,7 +15,7 @@ def test_layers():
 
 
 def test_help_loads_neither_torch_nor_plotting():
-    code = "import kdlib.cli, sys; print({'torch', 'lightning', 'matplotlib', 'pandas'} & set(sys.modules))"
+    code = "import kdlib.cli.main, sys; print({'torch', 'lightning', 'matplotlib', 'pandas'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import forked
-from kdlib.experiment import PROFILES, make_experiment
-from kdlib.fetch import available
-from kdlib.task import Task
+from kdlib.data.fetch import available
+from kdlib.settings.experiment import PROFILES, make_experiment
+from kdlib.settings.task import Task
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

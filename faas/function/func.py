@@ -1,4 +1,4 @@
-"""The same app as faas.serve's, for Knative's own `func`: func-python puts its server around what `new` returns.
+"""The same app as the server's, for Knative's own `func`: func-python puts its server around what `new` returns.
 
 That server listens at LISTEN_ADDRESS instead of PORT, and answers the health endpoints by `alive` and `ready`.
 """
@@ -33,19 +33,19 @@ class Function:
 
 
 def new() -> Function:
-    """By the environment, see faas.access; ends the process with one line where that is wrong."""
-    from faas.identity import or_exit
+    """By the environment, see faas.cluster.access; ends the process with one line where that is wrong."""
+    from faas.function.identity import or_exit
 
     identity = or_exit()
 
-    from faas.lean import hide
+    from faas.function.lean import hide
 
     hide()
 
     import hypercorn.config
 
-    from faas.app import make_app
-    from faas.logs import to_stderr
+    from faas.function.app import make_app
+    from faas.function.logs import to_stderr
 
     to_stderr()
     # func-python takes the server's defaults: 3 seconds for what is in hand, and a log of its own form.

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import forked
-from kdlib.bench import BENCHES, measure
-from kdlib.bench.measure import Bench, alternate, finish, ratio
-from kdlib.zoo import ZOO
+from kdlib.paper.bench import BENCHES, measure
+from kdlib.paper.bench.measure import Bench, alternate, finish, ratio
+from kdlib.settings.zoo import ZOO
 
 ROOT = Path(__file__).parents[2]
 DATA_FREE = sorted(BENCHES.keys() - {"scale"})
@@ -41,9 +41,9 @@ def test_the_fused_round_takes_a_quarter_of_the_calls_and_less_than_half_the_byt
 
 
 def test_rounds_of_more_clients_take_no_more_memory():
-    from kdlib import data
+    from kdlib.data import sets
 
-    if not all((data.folder() / f"{name}.npz").is_file() for name in ("mnist", "emnist_letters")):
+    if not all((sets.folder() / f"{name}.npz").is_file() for name in ("mnist", "emnist_letters")):
         pytest.skip("MNIST and EMNIST-letters are not here: KDLIB_DATA names no folder that has them")
     found = quick("scale")
     assert set(found["factors"]) == {"3 clients", "6 clients"}  # seconds: of the committed result, below

@@ -20,7 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
-from kdlib.course import handout
+from kdlib.paper.course import handout
 
 ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / ".tmp" / "screenshots"

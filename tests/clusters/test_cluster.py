@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from kdlib import invoke_ray, runner
-from kdlib.experiment import make_experiment
-from kdlib.invoke_ray import Ray, ray  # which tells Ray a few things before it is imported
-from kdlib.perform import perform
+from kdlib.invoke import ray as invoke_ray
+from kdlib.invoke.ray import Ray, ray  # which tells Ray a few things before it is imported
+from kdlib.runs import runner
+from kdlib.settings.experiment import make_experiment
+from kdlib.strategies.perform import perform
 
 FEW = {"rounds": 2, "samples": 40, "public_items": 200, "alignment_items": 64, "test_items": 100}
 FEDMD = FEW | {"revisit_epochs": 1, "pretrain_epochs": 1, "transfer_epochs": 1}

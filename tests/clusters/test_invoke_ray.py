@@ -12,13 +12,14 @@ import tempfile
 import psutil
 import pytest
 
-from kdlib import invoke_ray, runner
 from kdlib.errors import KdlibError
-from kdlib.experiment import STRATEGIES, make_experiment
-from kdlib.invoke import Stage, Step
-from kdlib.invoke_ray import Ray, ray
-from kdlib.perform import perform
-from kdlib.store import Store
+from kdlib.invoke import ray as invoke_ray
+from kdlib.invoke.ray import Ray, ray
+from kdlib.invoke.steps import Stage, Step
+from kdlib.runs import runner
+from kdlib.settings.experiment import STRATEGIES, make_experiment
+from kdlib.store.store import Store
+from kdlib.strategies.perform import perform
 
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
@@ -82,11 +83,11 @@ def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_pa
 
 def test_workers_have_imported_what_a_step_needs_before_the_first_comes(here):
     def imported():
-        return [name for name in ("kdlib.perform", "kdlib.training") if name in sys.modules]
+        return [name for name in ("kdlib.strategies.perform", "kdlib.learning.training") if name in sys.modules]
 
     here.close()
     here.start(1)
-    assert ray.get(ray.remote(imported).remote()) == ["kdlib.perform", "kdlib.training"]
+    assert ray.get(ray.remote(imported).remote()) == ["kdlib.strategies.perform", "kdlib.learning.training"]
 
 
 @pytest.mark.parametrize(("task", "largest"), [("digits", "cnn2-128-512"), ("shakespeare", "lstm2-256")])
@@ -189,8 +190,8 @@ def test_close_ends_all_that_was_started_and_a_second_start_works(here, inline, 
 TRY = """
 import sys
 from kdlib.errors import KdlibError
-from kdlib.invoke_ray import Ray
-from kdlib.perform import perform
+from kdlib.invoke.ray import Ray
+from kdlib.strategies.perform import perform
 for address in sys.argv[1:]:
     try:
         Ray(print, address).start(1)

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from faas.image import BASE
+from faas.local.image import BASE
 
 OWN_BASE = "local/debian-python:bookworm"
 PACKAGES = ("docker.io", "debootstrap", "iptables", "iproute2")

@@ -14,16 +14,16 @@ import psutil
 import pytest
 
 from engine import Engine, NoDocker
-from faas.access import folders
-from faas.launch import LABEL
-from faas.resources import client_allotment
-from faas.values import load_values
+from faas.cluster.access import folders
+from faas.cluster.resources import client_allotment
+from faas.cluster.values import load_values
+from faas.local.launch import LABEL
 from functions import KEY, ROOT, SECRET, await_ready, deployed, tiny
-from kdlib import runner
-from kdlib.experiment import make_experiment
-from kdlib.invoke import Record, Step
-from kdlib.invoke_http import AGGREGATOR, Endpoint, Failed, Http
-from kdlib.tokens import token
+from kdlib.invoke.http import AGGREGATOR, Endpoint, Failed, Http
+from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.tokens import token
+from kdlib.runs import runner
+from kdlib.settings.experiment import make_experiment
 
 IMAGE = "dev.local/kdlib:test"
 LARGEST = 1.2e9  # bytes

@@ -5,9 +5,9 @@ import functools
 import pytest
 from deployments import CRD, IMAGE, SECRET
 
-from faas.manifests import manifests
-from faas.values import load_values
-from kdlib.experiment import make_experiment
+from faas.cluster.manifests import manifests
+from faas.cluster.values import load_values
+from kdlib.settings.experiment import make_experiment
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import uuid
 import pytest
 import torch
 
-from faas.access import folders, policy, reads, writes
+from faas.cluster.access import folders, policy, reads, writes
 from kdlib.errors import KdlibError
-from kdlib.store import Store
+from kdlib.store.store import Store
 from servers import BUCKET
 
 TENSORS = {"x": torch.ones(3)}

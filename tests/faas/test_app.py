@@ -11,13 +11,13 @@ import httpx
 import jwt
 import pytest
 
-from faas import app
-from faas.app import LINE, LONGEST
+from faas.function import app
+from faas.function.app import LINE, LONGEST
 from functions import KEY, ROOT, SECRET, Function, deployed, tiny
 from kdlib.errors import KdlibError, Missing, Unreachable
-from kdlib.invoke import Record, Step
-from kdlib.store import Store
-from kdlib.tokens import Forbidden, Unauthorised, token
+from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.tokens import Forbidden, Unauthorised, token
+from kdlib.store.store import Store
 
 OTHER = "f" * 16
 SLOW = {"transfer_epochs": 100, "samples": 200}  # a second of private transfer learning, without early stop
@@ -209,10 +209,11 @@ def test_a_wrong_environment_is_one_line(name, value, said, tmp_path):
 
 
 def test_a_cold_start_loads_only_what_a_step_needs():
-    code = ("from faas.lean import hide; hide(); import faas.app, sys\n"
+    code = ("from faas.function.lean import hide; hide(); import faas.function.app, sys\n"
             "print(sorted({'ray', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn', 'lightning', 'torchmetrics',"
             "'s3fs', 'filelock', 'typer'} & {name for name, module in sys.modules.items() if module}))\n"
-            "import kdlib.training; print('lightning' in sys.modules, sys.modules['matplotlib'], sys.modules['scipy'])")
+            "import kdlib.learning.training\n"
+            "print('lightning' in sys.modules, sys.modules['matplotlib'], sys.modules['scipy'])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
     assert done.stdout.splitlines() == ["[]", "True None None"], done.stderr

@@ -7,10 +7,10 @@ import pandas as pd
 import psutil
 import pytest
 
-from faas import coldstart
-from faas.coldstart import GOALS, load, measure
+from faas.local import coldstart
+from faas.local.coldstart import GOALS, load, measure
 from kdlib.errors import KdlibError
-from kdlib.figures import coldstarts
+from kdlib.reports.figures import coldstarts
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,8 @@ def test_a_first_answer_takes_its_start_its_step_and_little_else(found):
 
 def test_nothing_stays(found):
     assert list(Path(tempfile.gettempdir()).glob("kdlib-coldstart-*")) == []
-    assert not any("faas.serve" in (child.cmdline() or ()) for child in psutil.Process().children(recursive=True))
+    children = psutil.Process().children(recursive=True)
+    assert not any("faas.function.server" in (child.cmdline() or ()) for child in children)
 
 
 def test_it_is_kept_read_and_drawn(found, tmp_path):

@@ -6,11 +6,11 @@ import pytest
 import yaml
 from deployments import IMAGE, SECRET
 
-from faas.deployment import Deployment
-from faas.folder import render
-from faas.values import load_values
+from faas.cluster.deployment import Deployment
+from faas.cluster.folder import render
+from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
+from kdlib.settings.experiment import make_experiment
 
 SCHEMA = """
 spec:

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from functions import KEY, ROOT, SECRET, Function, deployed, tiny
-from kdlib.invoke import Record
-from kdlib.store import Store
-from kdlib.tokens import token
+from kdlib.invoke.steps import Record
+from kdlib.invoke.tokens import token
+from kdlib.store.store import Store
 
 # What `func build` writes around a function: its package is called `function` there.
 MAIN = "from function import new; from func_python.http import serve; serve(new)"

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from functions import KEY, SECRET, Function, deployed, tiny
-from kdlib.tokens import token
+from kdlib.invoke.tokens import token
 
 VALID = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}
 OWN = token(SECRET, "client-0000", KEY, seconds=900)

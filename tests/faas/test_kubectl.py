@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from deployments import IMAGE, SECRET
 
-from faas import kubectl
-from faas.deployment import Deployment
-from faas.folder import render
-from faas.values import load_values
+from faas.cluster import kubectl
+from faas.cluster.deployment import Deployment
+from faas.cluster.folder import render
+from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
-from kdlib.invoke_http import Http
+from kdlib.invoke.http import Http
+from kdlib.settings.experiment import make_experiment
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 CLUSTER = """

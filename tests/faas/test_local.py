@@ -15,14 +15,14 @@ import pytest
 
 import forked
 from faas.__main__ import app
-from faas.access import folders
-from faas.confine import possible
+from faas.cluster.access import folders
+from faas.function.confinement import possible
 from functions import ROOT, Function, await_ready, deployed, tiny
-from kdlib import runner
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
-from kdlib.invoke_http import Endpoints, Http
-from kdlib.tokens import AGGREGATOR
+from kdlib.invoke.http import Endpoints, Http
+from kdlib.invoke.tokens import AGGREGATOR
+from kdlib.runs import runner
+from kdlib.settings.experiment import make_experiment
 
 STRATEGIES = ("fedmd", "feddf")
 CLIENTS = tuple(f"client-{index:04}" for index in range(6))
@@ -32,7 +32,7 @@ SUBJECTS = (*CLIENTS, AGGREGATOR)
 HOSTILE = """
 import ctypes, json, os, sys
 from pathlib import Path
-from faas.confine import confine, libc, NEW_MOUNTS, NEW_USER
+from faas.function.confinement import confine, libc, NEW_MOUNTS, NEW_USER
 folder, peer, reads, writes = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), sys.argv[4].split(",")
 victims = [str(path) for path in folder.glob("store/*client-0001/**/*.safetensors")]
 victims += [str(path) for path in folder.glob("store/aggregator/**/*.safetensors")] + [f"{folder}/endpoints.secret"]
@@ -210,7 +210,7 @@ def test_a_step_that_needs_more_than_its_function_may_have_is_told_so(tmp_path):
     experiment = tiny("feddf", width=1.0, architectures=("cnn2-128-512", "cnn3-64-128-256"), batch=256, samples=200)
     deployed(f"{tmp_path}/store/{{owner}}", experiment)
     with Function("client-0000", f"file://{tmp_path}/store/{{owner}}", tmp_path / "log",
-                  (sys.executable, "-m", "faas.serve", "--memory", "500")) as function:
+                  (sys.executable, "-m", "faas.function.server", "--memory", "500")) as function:
         answer = function.step("train", 1)
         assert answer.status_code == 507, answer.text
         assert answer.json() == {"error": "the Step needs more memory than this function may have"}

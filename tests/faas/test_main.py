@@ -13,9 +13,9 @@ from deployments import IMAGE, SECRET
 
 import forked
 from faas.__main__ import app
-from faas.fields import cores, octets
-from kdlib import cli
-from kdlib.experiment import make_experiment
+from faas.cluster.fields import cores, octets
+from kdlib.cli import main
+from kdlib.settings.experiment import make_experiment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "faas/README.md").read_text()
@@ -79,7 +79,7 @@ def test_ten_commands():
                                   if part.strip().startswith(("kdlib", "python -m faas"))])
 def test_the_walks_commands_have_these_options(line):
     words = shlex.split(line)
-    commands, words = (cli.app, words[1:]) if words[0] == "kdlib" else (app, words[3:])
+    commands, words = (main.app, words[1:]) if words[0] == "kdlib" else (app, words[3:])
     command = typer.main.get_command(commands).commands[words[0]]
     assert command.make_context(words[0], words[1:]).params, "it raises for an option that is not there"
 

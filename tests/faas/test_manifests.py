@@ -11,13 +11,13 @@ import pytest
 import torch
 from deployments import IMAGE, SECRET
 
-from faas.fields import cores, octets
-from faas.manifests import manifests
-from faas.values import load_values
+from faas.cluster.fields import cores, octets
+from faas.cluster.manifests import manifests
+from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
-from kdlib.store import Store
-from kdlib.zoo import ZOO
+from kdlib.settings.experiment import make_experiment
+from kdlib.settings.zoo import ZOO
+from kdlib.store.store import Store
 
 
 def spec(manifest):
@@ -97,7 +97,7 @@ CAN_MOUNT = subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
 ATTEMPTS = """
     import sys, torch
     from kdlib.errors import Missing
-    from kdlib.store import Store
+    from kdlib.store.store import Store
     store = Store("file:///mnt/store/{owner}/run")
     def outcome(call, *arguments):
         try:

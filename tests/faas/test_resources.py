@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from faas.resources import aggregator_allotment, client_allotment, footprint, worker_memory
-from faas.values import Most, load_values
+from faas.cluster.resources import aggregator_allotment, client_allotment, footprint, worker_memory
+from faas.cluster.values import Most, load_values
 from kdlib.errors import KdlibError
-from kdlib.experiment import make_experiment
-from kdlib.task import built_in, load_task
-from kdlib.zoo import ZOO
+from kdlib.settings.experiment import make_experiment
+from kdlib.settings.task import built_in, load_task
+from kdlib.settings.zoo import ZOO
 
 VALUES = load_values()
 
@@ -19,10 +19,10 @@ PEAK = """
 import re, sys
 from pathlib import Path
 import jwt, starlette.applications, uvicorn
-import kdlib.s3
-from kdlib.invoke import Step
-from kdlib.perform import perform
-from kdlib.results import load
+import kdlib.store.s3
+from kdlib.invoke.steps import Step
+from kdlib.strategies.perform import perform
+from kdlib.runs.run import load
 run = load(sys.argv[1])
 for step in sys.argv[3:]:
     perform(run.experiment, run.store, Step(step, 1, sys.argv[2]))

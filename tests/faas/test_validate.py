@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from faas.validate import check
+from faas.cluster.validation import check
 from kdlib.errors import KdlibError
 
 SPEC = ("spec", "template", "spec")
@@ -117,7 +117,7 @@ def test_every_rendered_manifest_passes_knatives_schema_too(strategy, profile, r
 ])
 def test_the_schema_by_itself_refuses_what_it_does_not_list(where, value, rendered, crd, monkeypatch):
     service = rendered()["30-client-0000.yaml"]
-    monkeypatch.setattr("faas.knative.Service.model_validate", lambda *_, **__: None)
+    monkeypatch.setattr("faas.cluster.knative.Service.model_validate", lambda *_, **__: None)
     check(service)
     with pytest.raises(KdlibError, match=r"^Service client-0000: spec\.template\.spec.* by service-crd\.yaml$"):
         check(changed(service, where, value))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from faas.values import load_values
+from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,7 @@ def test_rays_version_is_the_locks():
 
 
 def test_every_setting_is_explained_in_the_file():
-    known = set(re.findall(r"^#? ?(\w+) = ", (ROOT / "faas/values.toml").read_text(), re.MULTILINE))
+    known = set(re.findall(r"^#? ?(\w+) = ", (ROOT / "faas/cluster/values.toml").read_text(), re.MULTILINE))
     values = load_values()
     wanted = {name for part in (values, values.scaling, values.client, values.aggregator, values.ray, values.store)
               for name in type(part).model_fields}

@@ -16,13 +16,13 @@ from typing import NamedTuple
 
 from proxies import Proxy, StoreRelay
 
-from faas.access import policy
+from faas.cluster.access import policy
 from functions import ROOT, SECRET
-from kdlib import data
-from kdlib.invoke import Step
-from kdlib.invoke_http import AGGREGATOR
-from kdlib.results import Run, final_bytes, load
-from kdlib.store import TENSORS, Store
+from kdlib.data import sets
+from kdlib.invoke.http import AGGREGATOR
+from kdlib.invoke.steps import Step
+from kdlib.runs.run import Run, final_bytes, load
+from kdlib.store.store import TENSORS, Store
 from servers import BUCKET
 
 TIMEOUT = 1.5  # seconds that the caller waits for a Step here
@@ -86,7 +86,7 @@ class Arena:
 
     def run(self, experiment, faults=(), patience=None, inline=False) -> Run:
         """Carry the experiment out anew, with these faults; it is started again as a user would start it."""
-        self._forget(experiment.key(data.prepare(experiment).hashes))
+        self._forget(experiment.key(sets.prepare(experiment).hashes))
         self.runs += 1
         runs = self.folder / f"runs-{self.runs}"
         self.plan = {fault.step: fault.kind for fault in faults}

@@ -21,23 +21,26 @@ from pathlib import Path
 
 import sklearn.datasets  # noqa: F401  as everything here, so that a fork need not import it
 
-import faas.serve
-from faas import app, lean  # noqa: F401
-from kdlib import data, runner, s3, training  # noqa: F401
-from kdlib.drive import Patience
+import faas.function.server
+from faas.function import app, lean  # noqa: F401
+from kdlib.data import sets
 from kdlib.errors import KdlibError
-from kdlib.experiment import from_json
-from kdlib.invoke_http import Http
-from kdlib.store import Store
+from kdlib.invoke.http import Http
+from kdlib.learning import training  # noqa: F401
+from kdlib.runs import runner
+from kdlib.runs.driver import Patience
+from kdlib.settings.experiment import from_json
+from kdlib.store import s3  # noqa: F401
+from kdlib.store.store import Store
 
-data.load = functools.cache(data.load)
+sets.load = functools.cache(sets.load)
 
 
 def serve(wanted):
     """The function, in this process."""
     obey(Path(wanted["orders"]))
-    sys.argv = ["faas.serve"]
-    faas.serve.main()
+    sys.argv = ["faas.function.server"]
+    faas.function.server.main()
 
 
 def drive(wanted):

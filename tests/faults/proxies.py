@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from kdlib.invoke import Step
+from kdlib.invoke.steps import Step
 from servers import Relay
 
 LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
 
-from faas.instance import Anybody
+from faas.function.instance import Anybody
 from functions import tiny
-from kdlib.client import mean
-from kdlib.invoke import Step
-from kdlib.perform import STRATEGIES
+from kdlib.invoke.steps import Step
+from kdlib.learning.client import mean
+from kdlib.strategies.perform import STRATEGIES
 
 COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
 SEED = int(os.environ.get("KDLIB_FAULT_SEED", "0"))

@@ -9,7 +9,8 @@ import math
 import numpy as np
 import torch
 
-from kdlib import client, runner
+from kdlib.learning import client
+from kdlib.runs import runner
 
 
 def phases(run, once, in_round):

@@ -1,4 +1,4 @@
-"""The engine's law: it is faster than a plain loop, and nothing else. The plain side is kdlib.bench.plain."""
+"""The engine's law: it is faster than a plain loop, and nothing else. The plain side is kdlib.paper.bench.plain."""
 
 import numpy as np
 import pytest
@@ -6,15 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from kdlib import client, data
-from kdlib.bench import plain
-from kdlib.engine import Batches, images, predict
-from kdlib.experiment import make_experiment
-from kdlib.feddf import divergence
+from kdlib.data import sets
+from kdlib.learning import client
+from kdlib.learning.engine import Batches, images, predict
+from kdlib.learning.models import Dropout
 from kdlib.machine import has_bf16
-from kdlib.models import Dropout
-from kdlib.task import load_task
-from kdlib.zoo import ZOO
+from kdlib.paper.bench import plain
+from kdlib.settings.experiment import make_experiment
+from kdlib.settings.task import load_task
+from kdlib.settings.zoo import ZOO
+from kdlib.strategies.feddf import divergence
 
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16 in hardware"))
 
@@ -58,7 +59,7 @@ def distance(engine, plain):
 def test_in_float64_its_model_is_the_plain_one(architecture):
     """The mathematics, without rounding in the way."""
     experiment = make_experiment("digits", "feddf", 1.0, profile="paper")
-    train = data.prepare(experiment).private
+    train = sets.prepare(experiment).private
     x, y = torch.from_numpy(train.x[:8]), torch.from_numpy(train.y[:8])
     engine, written = (model.double() for model in both(experiment, architecture))
     for model, seen in ((engine, images(x)), (written, plain.pictures(x))):
@@ -79,7 +80,7 @@ def test_one_step_has_the_plain_gradient(architecture, precision, loss):
     digits = load_task("digits")
     experiment = make_experiment(digits.model_copy(update={"shape": (SIDE, SIDE)}), "feddf", 1.0, profile="paper",
                                  width=0.125, precision=precision)
-    train, middle = data.load("digits").train, slice(14 - SIDE // 2, 14 + SIDE // 2)
+    train, middle = sets.load("digits").train, slice(14 - SIDE // 2, 14 + SIDE // 2)
     x, y = torch.from_numpy(train.x[:items, middle, middle].copy()), torch.from_numpy(train.y[:items])
     if loss is F.cross_entropy:
         y %= experiment.classes
@@ -98,7 +99,7 @@ def accuracy():
     for seed in range(10):
         experiment = make_experiment("digits", "alone", 1.0, seed, profile="smoke", samples=None,
                                      architectures=["cnn3-64-128-256"])
-        drawn = data.prepare(experiment)
+        drawn = sets.prepare(experiment)
         order = experiment.rng(0, "server", "half").permutation(len(drawn.private.y))[:640]
         x, y = torch.from_numpy(drawn.private.x[order]), torch.from_numpy(drawn.private.y[order])
         held = torch.from_numpy(drawn.test.x)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import client, fedavg, feddf, runner
+from kdlib.learning import client
+from kdlib.runs import runner
+from kdlib.strategies import fedavg, feddf
 
 # Two of an architecture's three clients are called in a round.
 SMALL = {"clients": 9, "clients_per_round": 6, "rounds": 2, "samples": 60, "patience": 2}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import client, fedmd
-from kdlib.experiment import make_experiment
+from kdlib.learning import client
+from kdlib.settings.experiment import make_experiment
+from kdlib.strategies import fedmd
 
 SMALL = {"clients": 6, "rounds": 2, "samples": 60, "digest_batch": 64, "digest_epochs": 3}
 TINY = SMALL | {"clients": 3, "pretrain_epochs": 1, "transfer_epochs": 1, "revisit_epochs": 1, "digest_epochs": 1,

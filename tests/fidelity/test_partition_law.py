@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kdlib import partition
+from kdlib.data import partition
 
 LABELS = np.repeat(np.arange(10), 1200)
 CLIENTS = 100

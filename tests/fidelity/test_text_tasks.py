@@ -5,8 +5,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib import client, fedmd
-from kdlib.experiment import STRATEGIES
+from kdlib.learning import client
+from kdlib.settings.experiment import STRATEGIES
+from kdlib.strategies import fedmd
 
 SMALL = {"rounds": 2, "samples": 60, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 2, "transfer_epochs": 2,
          "distil_batches": 4, "score_every": 2, "alignment_items": 64, "width": 0.1}

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import forked
-from kdlib.grid import Sheet
-from kdlib.reproduce import execute
+from kdlib.paper.grid import Sheet
+from kdlib.paper.reproduction import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

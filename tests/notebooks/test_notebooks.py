@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.grid import Sheet
-from kdlib.reproduce import execute
+from kdlib.paper.grid import Sheet
+from kdlib.paper.reproduction import execute
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

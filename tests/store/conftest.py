@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 from stored import TENSORS, VALUE
 
-from kdlib.store import Store
+from kdlib.store.store import Store
 
 
 @pytest.fixture(params=["folder", "memory", "s3"])

@@ -5,7 +5,7 @@ import torch
 from stored import TENSORS
 
 from kdlib.errors import KdlibError
-from kdlib.store import Session, Store
+from kdlib.store.store import Session, Store
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import safetensors
 import torch
 from stored import TENSORS, VALUE
 
-from kdlib import store as store_module
 from kdlib.errors import Damaged, KdlibError, Missing
-from kdlib.store import Store
+from kdlib.store import store as store_module
+from kdlib.store.store import Store
 
 
 def test_every_owner_has_a_place_of_its_own(url):

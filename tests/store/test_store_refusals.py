@@ -9,9 +9,9 @@ import safetensors.torch
 import torch
 from stored import TENSORS
 
-from kdlib import store as store_module
 from kdlib.errors import Damaged, KdlibError, Missing
-from kdlib.store import Store
+from kdlib.store import store as store_module
+from kdlib.store.store import Store
 
 CALLS = {"get": (), "content": (), "delete": (), "put": (TENSORS,), "get_json": (), "put_json": (1,),
          "keep_first_json": (1,), "exists": ()}

@@ -1,0 +1,58 @@
+"""A rendered deployment, read back and checked: what `deploy`, `endpoints` and `delete` work from."""
+
+import base64
+from pathlib import Path
+
+import yaml
+
+from faas.cluster.kubernetes import STORE_NOTE, TOKENS, TOKENS_KEY
+from faas.cluster.validation import check
+from kdlib.errors import KdlibError
+
+NAMESPACE_FILE, TOKENS_FILE, RAY_FILE = "00-namespace.yaml", "10-tokens.yaml", "ray/cluster.yaml"
+
+
+class Deployment:
+    """What a folder says. Raises KdlibError where it is none, or one of its manifests is wrong.
+
+    manifests: file name -> manifest, in the order of the names; namespace; functions: names of the Services;
+    store: its URL for the driving process; secret: what KDLIB_SECRETS is; secrets_elsewhere: names of the Secrets that
+    the functions need and the folder has not.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.manifests = {path.relative_to(folder).as_posix(): read_manifest(path)
+                          for path in sorted(self.folder.rglob("*.yaml"))}
+        if not {NAMESPACE_FILE, TOKENS_FILE} <= set(self.manifests):
+            raise KdlibError(f"{folder} has no manifests; allowed: a folder that `python -m faas render` wrote")
+        for manifest in self.manifests.values():
+            check(manifest)
+        metadata = self.manifests[NAMESPACE_FILE]["metadata"]
+        self.namespace: str = metadata["name"]
+        self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
+        self.secret = secret_of(self.manifests[TOKENS_FILE])
+        services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
+        self.functions: list[str] = [service["metadata"]["name"] for service in services]
+        self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
+
+
+def read_manifest(path: Path) -> object:
+    """What the file says, unchecked. Raises KdlibError where it is no YAML, and OSError where it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise KdlibError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def secret_of(tokens: dict) -> str:
+    """What KDLIB_SECRETS is by the manifest. Raises KdlibError where it does not say."""
+    try:
+        return base64.b64decode(tokens["data"][TOKENS_KEY]).decode()
+    except (KeyError, TypeError, ValueError) as error:
+        raise KdlibError(f"{TOKENS_FILE} has no {TOKENS_KEY}; allowed: as `render` wrote it") from error
+
+
+def _secret_names(service: dict) -> list[str]:
+    environment = service["spec"]["template"]["spec"]["containers"][0]["env"]
+    return [entry["valueFrom"]["secretKeyRef"]["name"] for entry in environment if "valueFrom" in entry]

@@ -1,0 +1,155 @@
+"""How large a function has to be: memory by a model fitted to measurements, cores by the work of its architecture."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from faas.cluster.values import Most
+from kdlib.errors import KdlibError
+from kdlib.learning import client
+from kdlib.learning.engine import PREDICT_BATCH, Batches
+from kdlib.settings.experiment import Experiment
+
+MIB = 2**20
+
+# Of peaks measured in processes that did all Steps of a subject: nine architectures, widths 1/16 to 1, images, texts.
+BASE = 512 * MIB  # an idle function with all libraries, Lightning among them
+PASSES = 2.2  # activations of the largest batch, kept for the backward pass
+COPIES = 6  # of the weights: gradients, Adam's two moments, the best so far, and what is read or written
+READS = 2  # of the data: as they come, and as tensors
+GATES = 10  # times its output: what an LSTM layer keeps of each character for the backward pass
+MARGIN = 1.1
+
+# Training items where the experiment says "all there are"; of a data set of the user's own as many as of the largest.
+TRAINING = {"mnist": 60_000, "emnist_letters": 124_800, "cifar10": 50_000, "cifar100": 50_000, "digits": 1_437}
+
+
+class Footprint(NamedTuple):
+    """Of an architecture: weights in bytes, activations in bytes an image, work in multiply-adds an image."""
+
+    weights: int
+    activations: int
+    work: int
+
+
+class Allotment(NamedTuple):
+    """What a function is given for certain, and what it may take at most: vCPU, and memory in MiB."""
+
+    cpu: float
+    memory: int
+    most_cpu: float
+    most_memory: int
+
+
+def client_allotment(experiment: Experiment, subject: str, most: Most, overcommit: float = 1.0) -> Allotment:
+    """A client's. Cores for certain follow the architecture's work, so that a round's clients are done together.
+
+    overcommit: how many times the cores that functions are given for certain they use together, when all are busy.
+    Raises KdlibError where `most` is too little for it.
+    """
+    architecture = experiment.architecture_of(subject)
+    work = [footprint(experiment, other).work for other in experiment.architectures]
+    share = footprint(experiment, architecture).work / max(work)
+    own = experiment.samples or -(-_training_items(experiment.task.private) // experiment.clients)
+    memory = _mebibytes(_need(experiment, architecture, own))
+    return _within(most, f"a client of {architecture}", Allotment(
+        cpu=_rounded_up(experiment.threads * share / overcommit, 0.05), memory=memory,
+        most_cpu=max(experiment.threads, _rounded_up(most.cpu * min(1, experiment.width) * share, 0.25)),
+        most_memory=memory))
+
+
+def aggregator_allotment(experiment: Experiment, most: Most, overcommit: float = 1.0) -> Allotment:
+    """An aggregator's: all that it may have at full width, less with less width, never less than it needs.
+
+    Raises KdlibError where `most` is too little for it.
+    """
+    memory = max(_mebibytes(aggregator_need(experiment, name)) for name in experiment.architectures)
+    width = min(1, experiment.width)
+    return _within(most, "an aggregator", Allotment(
+        cpu=_rounded_up(experiment.threads / overcommit, 0.05), memory=memory,
+        most_cpu=max(experiment.threads, _rounded_up(most.cpu * width, 0.25)),
+        most_memory=max(memory, _mebibytes(most.memory * 2**30 * width))))
+
+
+def worker_memory(experiment: Experiment, cpus: int) -> int:
+    """MiB of a Ray worker that pre-trains as many architectures at a time as it has cores for."""
+    needs = sorted((aggregator_need(experiment, name) for name in experiment.architectures), reverse=True)
+    return _mebibytes(sum(needs[: max(1, cpus // experiment.threads)]))
+
+
+def aggregator_need(experiment: Experiment, architecture: str) -> float:
+    """Bytes at the peak of a Step of the server's, or of this architecture's."""
+    held = getattr(experiment, "validation_items", None) or _training_items(experiment.task.private) // 10
+    if hasattr(experiment, "pretrain_batch"):  # which copies most of the public items
+        held = (experiment.public_items or _training_items(experiment.task.public)) // 2
+    clients = getattr(experiment, "clients_per_round", experiment.clients)
+    every = [footprint(experiment, name).weights for name in experiment.architectures]
+    logits = 4 * experiment.classes * getattr(experiment, "alignment_items", 0)
+    # All clients' models, where each student asks them anew; otherwise one architecture's, and everybody's logits.
+    models = sum(every) if getattr(experiment, "teachers", None) == "recomputed" else max(every)
+    return _need(experiment, architecture, held) + MARGIN * clients * (logits + models / len(every))
+
+
+@functools.lru_cache(maxsize=256)
+def footprint(experiment: Experiment, architecture: str) -> Footprint:
+    """Of one architecture at the experiment's width and size of items; nothing is computed."""
+    model = client.start(experiment, architecture).to("meta").eval()
+    activations = work = 0
+
+    def count(layer, _, output):
+        nonlocal activations, work
+        output = output[0] if isinstance(output, tuple) else output  # an LSTM also has its last states
+        kept = GATES * layer.num_layers if isinstance(layer, nn.LSTM) else 1
+        activations += kept * output.numel() * output.element_size()
+        if features := getattr(layer, "out_channels", None) or getattr(layer, "out_features", None) or \
+                getattr(layer, "hidden_size", None):
+            weights = sum(weight.numel() for name, weight in layer.named_parameters() if "weight" in name)
+            work += output.numel() // features * weights
+
+    for layer in model.modules():
+        if not any(layer.children()):
+            layer.register_forward_hook(count)
+    one_item = torch.zeros(1, *experiment.task.shape, dtype=torch.uint8), torch.zeros(1)
+    ((x, _),) = Batches(*one_item, size=2, seed=0)
+    model(x.to("meta"))
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    return Footprint(weights, activations, work)
+
+
+def _need(experiment, architecture, own) -> float:
+    """Bytes at the peak of a subject's Steps; own: items that it alone reads."""
+    model = footprint(experiment, architecture)
+    batches = ("batch", "pretrain_batch", "digest_batch", "distil_batch")
+    # Predictions keep two layers at a time and score in larger batches than some experiments train in.
+    images = max(PREDICT_BATCH * 0.75, *(getattr(experiment, name, 0) for name in batches))
+    public = 0
+    if hasattr(experiment, "public_items"):
+        public = experiment.public_items or _training_items(experiment.task.public)
+    items = own + public + (experiment.test_items or _training_items(experiment.task.private) // 5)
+    data = items * (math.prod(experiment.task.shape) + 8)  # pixels of a byte, and a label
+    return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)
+
+
+def _training_items(source) -> int:
+    return TRAINING.get(source.name, max(TRAINING.values()))
+
+
+def _within(most: Most, who: str, wanted: Allotment) -> Allotment:
+    if wanted.most_memory > most.memory * 1024:
+        raise KdlibError(f"{who} needs {wanted.most_memory} MiB, and may have {most.memory * 1024:g}; allowed: more "
+                         "memory in the values file, smaller batches, or less width")
+    if wanted.most_cpu > most.cpu:
+        raise KdlibError(f"{who} computes with {wanted.most_cpu:g} threads, and may have {most.cpu:g} vCPU; allowed: "
+                         "more cpu in the values file, or fewer threads")
+    return wanted
+
+
+def _rounded_up(cores: float, step: float) -> float:
+    return round(max(1, math.ceil(cores / step)) * step, 2)
+
+
+def _mebibytes(need: float) -> int:
+    return 32 * math.ceil(need / MIB / 32)

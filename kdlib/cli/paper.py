@@ -1,0 +1,101 @@
+"""`kdlib reproduce`, `claims`, `bench` and `course`: the experiments, claims, speed-ups and notebooks of the paper."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kdlib.cli.options import Json, Profile, Runs, numbers
+from kdlib.errors import KdlibError
+
+app = typer.Typer()
+
+Notebooks = Annotated[Path, typer.Option(help="Folder that holds the notebooks.")]
+
+
+@app.command()
+def reproduce(
+    tasks: Annotated[str, typer.Option("--tasks", "--task", help="Separated by blanks; a task's name or the path of a "
+                                                                 ".toml file.")] = "digits",
+    profile: Profile = "laptop",
+    alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 0.1",
+    seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
+    faults: Annotated[bool, typer.Option("--faults/--no-faults", help="Also run each of the artefact's faults, at the "
+                                                                      "smallest alpha.")] = False,
+    costs: Annotated[bool, typer.Option("--costs/--no-costs", help="Also 05_time and 07_cost, which make runs of their "
+                                                                   "own.")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Of the notebooks, only this; may be repeated.")] = None,
+    runs: Runs = Path("runs"),
+    notebooks: Notebooks = Path("notebooks"),
+    figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
+    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
+    kept: Annotated[bool, typer.Option("--kept", help="Do not run again what has its records in the figures' folder: "
+                                                      "draw from those.")] = False,
+):
+    """The whole grid through papermill, then every figure. A run that is complete is not run again."""
+    from kdlib.paper.grid import Grid, plan
+
+    settings = profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs
+    stages = plan([Grid(task, *settings) for task in tasks.split()], notebooks, runs, figures, only or ())
+    from kdlib.paper import (
+        reproduction as notebook,  # only now: a mistake is told before papermill and torch are loaded
+    )
+
+    made = notebook.reproduce(stages, runs, notebooks, figures, jobs, kept)
+    typer.echo(f"executed notebooks: {runs / 'notebooks'}")
+    typer.echo("figures and tables:")
+    for path in made:
+        typer.echo(f"  {path}")
+
+
+@app.command()
+def claims(
+    tasks: Annotated[str, typer.Option(help="Separated by blanks.")] = "digits mnist",
+    profile: Profile = "laptop",
+    runs: Runs = Path("runs"),
+    figures: Annotated[Path, typer.Option(help="Folder of the benches and estimates, and for CLAIMS.md.")] = Path(
+        "papers_figures"),
+):
+    """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
+    from kdlib.paper import claims as paper
+    from kdlib.reports.cost import built_in as tables
+    from kdlib.reports.cost import load_prices
+    from kdlib.reports.figures import note
+
+    prices = [load_prices(name) for name in tables()]
+    made = {task: paper.made(task, profile, runs) for task in tasks.split()}
+    rows = [row for task, of_task in made.items()
+            for row in paper.findings(of_task, prices, figures, paper.remake(task, profile, of_task))]
+    rows += [row for task in made for row in paper.estimated(task, figures)]
+    written = paper.write(rows, figures)
+    command = f"kdlib claims --tasks '{' '.join(made)}' --profile {profile}"
+    note(written.name, figures, "-", command, [one for of_task in made.values() for one in of_task])
+    typer.echo(written)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
+    json_: Json = False,
+    pairs: Annotated[int, typer.Option(min=1, help="How often the sides take turns; three where a side takes over a "
+                                                   "minute.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works; not for quoting.")] = False,
+):
+    """Measure a speed-up anew: both sides in one run, in turn, medians and spread."""
+    from kdlib.paper.bench import BENCHES
+
+    if name not in BENCHES:
+        raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
+    found = BENCHES[name](pairs, quick)
+    typer.echo(found.model_dump_json() if json_ else found.text())
+
+
+@app.command()
+def course(
+    out: Annotated[Path, typer.Option(help="A new folder for them.")],
+    notebooks: Notebooks = Path("notebooks"),
+):
+    """Copy the notebooks for a class: without solutions and outputs."""
+    from kdlib.paper.course import handout
+
+    typer.echo(f"{len(handout(notebooks, out))} notebooks in {out}")

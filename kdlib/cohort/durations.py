@@ -1,0 +1,48 @@
+"""How long a client's training takes where that is modelled, and which calls fail. Nothing here sleeps or measures.
+
+    duration = work of the architecture on one item x items x local epochs x the client's slow-down
+
+Like everything else that decides a result, who is slow and who fails is drawn from the seed.
+"""
+
+import functools
+from collections.abc import Mapping
+
+from kdlib.learning.client import work
+from kdlib.settings.experiment import FedAvg
+
+SPEED = 10e9  # multiply-accumulates a second: a nominal core, so that durations are of the size of seconds
+BACKWARD = 2  # times the work of the forward pass: the gradients of the activations, and those of the weights
+
+
+def modelled(experiment: FedAvg, client: str, items: int) -> float:
+    """Seconds that the client trains in a round, holding so many private items."""
+    forward = work(experiment, experiment.architecture_of(client)) / SPEED
+    slow_down = experiment.slow.factor if client in slow(experiment) else 1.0
+    return forward * (1 + BACKWARD) * items * experiment.local_epochs * slow_down
+
+
+def deadline(experiment: FedAvg, items: Mapping[str, int]) -> float:
+    """Seconds that a round waits for a call that fails: until the slowest client there is would have answered."""
+    return max(modelled(experiment, client, count) for client, count in items.items())
+
+
+def slow(experiment: FedAvg) -> frozenset[str]:
+    """The slow clients."""
+    return _drawn(experiment, "slow", experiment.slow.share if experiment.slow else 0.0)
+
+
+def unreliable(experiment: FedAvg) -> frozenset[str]:
+    """The clients whose calls may fail."""
+    return _drawn(experiment, "fail", experiment.fail.share if experiment.fail else 0.0)
+
+
+def fails(experiment: FedAvg, round: int, client: str) -> bool:
+    """Whether the client's call in this round fails."""
+    return client in unreliable(experiment) and experiment.rng(round, client, "fail").random() < experiment.fail.rate
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(experiment, purpose, share) -> frozenset[str]:
+    order = experiment.rng(0, "server", purpose).permutation(experiment.clients)
+    return frozenset(experiment.client_names[index] for index in order[: round(share * experiment.clients)])

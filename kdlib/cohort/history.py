@@ -1,0 +1,126 @@
+"""What a federation knows of its clients, how each round's are chosen by it, and what a replay follows.
+
+A round's choice is stored before anybody acts on it, and so is which of its calls fail where that is modelled.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from kdlib.cohort import attendance, durations
+from kdlib.cohort.selection import Past, choose, chosen, place, round_robin
+from kdlib.errors import KdlibError
+from kdlib.invoke.steps import Record, Step
+from kdlib.settings.experiment import Experiment, FedAvg
+from kdlib.store.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEP = "train"  # of a client in a round: what its duration is measured by, and what it may miss
+
+
+class History:
+    """Who was called, who answered, in what time: a workflow asks it for the clients of a round.
+
+    items: of each client's private part. records: of the run so far; the driver adds those that come. Durations are
+    those of the Records (`durations: measured`), or modelled.
+    """
+
+    def __init__(self, experiment: FedAvg, store: Store, items: Mapping[str, int], records: Iterable[Record] = ()):
+        self.experiment, self.store, self.items = experiment, store, items
+        self.pasts = dict.fromkeys(experiment.client_names, Past())
+        self.known = 0  # rounds that are in `pasts`
+        self.measured: dict[Step, float] = {}
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Record) -> None:
+        """Take notice of one more Record."""
+        self.measured |= {step: part.seconds for step, part in record.done.items() if step.name == STEP}
+
+    def chosen(self, round: int) -> tuple[str, ...]:
+        """The round's clients: as they are stored, or chosen now, and stored. All earlier rounds must be over.
+
+        Raises KdlibError where all calls of the round fail.
+        """
+        if not self.decided(round):
+            self._learn(round)
+            self.store.put_json(place(round), list(choose(self.experiment, round, self.pasts)))
+        clients = chosen(self.experiment, self.store, round)
+        if STEP not in attendance.read(self.store, round):
+            there = [client for client in clients if not durations.fails(self.experiment, round, client)]
+            if not there:
+                raise KdlibError(f"round {round}: the calls of all {len(clients)} clients fail; allowed: a smaller "
+                                 f"fail.share or fail.rate, or more clients_per_round")
+            if len(there) < len(clients):
+                attendance.write(self.store, round, STEP, there)
+        return clients
+
+    def decided(self, round: int) -> bool:
+        """Whether the round's clients are known already."""
+        return self.experiment.selection == "round-robin" or self.store.exists(place(round))
+
+    def _learn(self, before: int) -> None:
+        for round in range(self.known + 1, before):
+            for client in chosen(self.experiment, self.store, round):
+                there = attendance.in_time(self.store, round, STEP, [client])
+                self.pasts[client] = self.pasts[client].after(round, self._seconds(round, client) if there else None)
+            self.known = round
+
+    def _seconds(self, round: int, client: str) -> float:
+        if self.experiment.durations == "measured":
+            return self.measured[Step(STEP, round, client)]
+        return durations.modelled(self.experiment, client, self.items[client])
+
+
+class Forecast(NamedTuple):
+    """Stands in for a History where only the number of Steps matters: clients take turns where nobody has chosen."""
+
+    history: History
+
+    def chosen(self, round: int) -> tuple[str, ...]:
+        """As History.chosen, but nothing is decided by it."""
+        experiment = self.history.experiment
+        return chosen(experiment, self.history.store, round) if self.history.decided(round) else round_robin(
+            experiment, round)
+
+
+def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> None:
+    """Have a run in `store` call the clients that the Records are of, in each round and for each Step, and no others.
+
+    A client that was called and missed the call has no Record; it is not called again.
+    """
+    there: dict[tuple[int, str], list[str]] = defaultdict(list)
+    for record in records:
+        for step in record.done:
+            if step.round and step.subject in experiment.client_names:
+                there[step.round, step.name].append(step.subject)
+    for (round, name), clients in there.items():
+        if name == STEP and getattr(experiment, "selection", "round-robin") != "round-robin":
+            store.put_json(place(round), sorted(clients))
+        else:
+            called = name == STEP and isinstance(experiment, FedAvg)
+            expected = round_robin(experiment, round) if called else experiment.client_names
+            if set(clients) < set(expected):
+                attendance.write(store, round, name, clients)
+
+
+def simulate(experiment: FedAvg, items: Mapping[str, int]) -> "pd.DataFrame":
+    """The rounds of a run with modelled durations, without any training: they follow from the Experiment alone.
+
+    One row a call: round, client, architecture, slow, failed, seconds (that the round waits for it: its duration, or
+    the deadline where it fails). A round takes as long as its longest call.
+    """
+    import pandas as pd  # only here: what strategies import is imported at each cold start of a function
+
+    limit = durations.deadline(experiment, items)
+    pasts = dict.fromkeys(experiment.client_names, Past())
+    slow, rows = durations.slow(experiment), []
+    for round in range(1, experiment.rounds + 1):
+        for client in choose(experiment, round, pasts):
+            failed = durations.fails(experiment, round, client)
+            seconds = limit if failed else durations.modelled(experiment, client, items[client])
+            pasts[client] = pasts[client].after(round, None if failed else seconds)
+            rows.append((round, client, experiment.architecture_of(client), client in slow, failed, seconds))
+    return pd.DataFrame(rows, columns=["round", "client", "architecture", "slow", "failed", "seconds"])

@@ -1,0 +1,139 @@
+"""Texts as windows of characters, each with the character that follows it; a role a client (PAPER: Tasks)."""
+
+import functools
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kdlib.data.leaf import as_one_line
+from kdlib.data.splits import RunData, Split, recent, sha256, some, spread
+from kdlib.errors import KdlibError
+from kdlib.settings.experiment import Experiment
+from kdlib.settings.vocabulary import UNKNOWN, encode
+
+LARGEST = 2**28  # bytes of a file, unpacked: Shakespeare's plays have five million
+
+
+class Windows(NamedTuple):
+    """A text's windows of `size` characters, the next one `step` characters on.
+
+    text: uint8 numbers of the vocabulary.
+    """
+
+    text: np.ndarray
+    size: int
+    step: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many windows there are that a character follows."""
+        return max(0, -(-(len(self.text) - self.size) // self.step))
+
+    @property
+    def by_time(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of a role's windows that train, and that test, as LEAF splits them in time.
+
+        The first nine tenths train; size - 1 windows after them are left out, so that none overlaps one that tests.
+        """
+        train = int(0.9 * self.count)
+        return np.arange(train), np.arange(train + self.size - 1, self.count)
+
+    def take(self, numbers: np.ndarray) -> Split:
+        """The windows of these numbers."""
+        at = numbers.astype(np.int64) * self.step
+        if not len(at):  # the text may be too short for any
+            return Split(np.empty((0, self.size), np.uint8), at, at)
+        x = np.lib.stride_tricks.sliding_window_view(self.text, self.size)[at]
+        return Split(x, self.text[at + self.size].astype(np.int64), at)
+
+
+def read_roles(path: Path, size: int) -> dict[str, Windows]:
+    """Role -> its windows, by name, from a gzipped JSON object {role: its lines}, which LEAF makes one line.
+
+    Raises KdlibError where the file is damaged or of another form.
+    """
+    try:
+        with gzip.open(path) as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise KdlibError(f"{path} unpacks to more than {LARGEST >> 20} MiB; allowed: less")
+        roles = json.loads(content)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise KdlibError(f"{path} is damaged or no gzipped JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(roles, dict) or not all(isinstance(lines, str) for lines in roles.values()):
+        raise KdlibError(f"{path} must hold one JSON object {{role: its lines}}, both texts")
+    return {role: Windows(encode(as_one_line(lines)), size) for role, lines in sorted(roles.items())}
+
+
+def read_text(path: Path, size: int, step: int) -> Windows:
+    """The windows of a UTF-8 text, from which characters that the vocabulary lacks are dropped.
+
+    Raises KdlibError where it is no such text.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise KdlibError(f"{path} has more than {LARGEST >> 20} MiB; allowed: less")
+        text = encode(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise KdlibError(f"{path} is no UTF-8 text: {error}") from error
+    return Windows(text[text != UNKNOWN], size, step)
+
+
+def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
+    """Roles drawn by seed are the clients, each with train and test windows of its own; other roles are validated on.
+
+    Of the public text's windows the first four fifths train, and of those the first `items` of the task.
+    Raises KdlibError where there are too few roles.
+    """
+    task, rng = experiment.task, functools.partial(experiment.rng, 0)
+    roles, text = read_roles(private, task.window), read_text(public, task.window, task.public.step)
+    able = [role for role, windows in roles.items() if len(windows.by_time[1]) >= task.private.least_test]
+    if len(able) <= experiment.clients:
+        raise KdlibError(f"{len(able)} of {len(roles)} roles have {task.private.least_test} test windows, and one must "
+                         f"be left to validate on; allowed: clients up to {max(0, len(able) - 1)}")
+    order = [able[index] for index in rng("server", "roles").permutation(len(able))]
+    clients, others = order[: experiment.clients], order[experiment.clients :]
+
+    parts, tests = [], []
+    for number, (client, role) in enumerate(zip(experiment.client_names, clients, strict=True)):
+        train, test = roles[role].by_time
+        for splits, numbers in ((parts, _of_own(experiment, train, rng(client, "windows"))),
+                                (tests, some(test, experiment.test_items, rng(client, "test")))):
+            taken = roles[role].take(numbers)
+            splits.append(taken._replace(owner=np.full(len(taken.y), number)))
+    shared = np.arange(int(0.8 * text.count))[: task.public.items]
+    whole = "".join(f"{role} {sha256(windows.text)}\n" for role, windows in roles.items())
+    return RunData(
+        private=_joined(parts),
+        validation=_across([roles[role] for role in others], getattr(experiment, "validation_items", 0),
+                           rng("server", "validation")),
+        test=_joined(tests),
+        public=text.take(some(shared, getattr(experiment, "public_items", None), rng("server", "public"))),
+        hashes={"private": hashlib.sha256(whole.encode()).hexdigest(), "public": sha256(text.text)},
+        roles=tuple(clients),
+    )
+
+
+def _of_own(experiment: Experiment, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A client's training windows; question 9: which of them are worth their time?"""
+    if experiment.windows == "recent":
+        return recent(train, experiment.samples)
+    if experiment.windows == "spread":
+        return spread(train, experiment.samples)
+    return some(train, experiment.samples, rng)
+
+
+def _across(texts: list[Windows], most: int | None, rng: np.random.Generator) -> Split:
+    """`most` windows of all the texts together; drawn before any is made, as all of them are millions."""
+    starts = np.cumsum([0, *(windows.count for windows in texts)])
+    pieces = np.split(numbers := some(np.arange(starts[-1]), most, rng), np.searchsorted(numbers, starts[1:-1]))
+    return _joined([windows.take(piece - start) for windows, piece, start in zip(texts, pieces, starts, strict=False)])
+
+
+def _joined(splits: list[Split]) -> Split:
+    return Split(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*splits, strict=True)))

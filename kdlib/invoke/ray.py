@@ -1,0 +1,160 @@
+"""Steps as Ray tasks, on this machine or on a cluster by its address."""
+
+import functools
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+
+from kdlib.errors import KdlibError
+from kdlib.invoke.steps import Perform, Record, Step, measured
+from kdlib.learning import client
+from kdlib.settings.experiment import Experiment, from_json
+from kdlib.store.store import Store
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported: nothing is sent anywhere
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a lost node's log goes to stdout, amid the results
+
+import ray
+from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
+
+RETRIES = 5  # of a Step whose worker or node is lost
+OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
+ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
+PRELOADED = ["kdlib.strategies.perform", "kdlib.learning.training"]  # what a worker imports while Ray is still starting
+QUIET = 10.0  # seconds without a Record after which the nodes are looked at
+
+log = logging.getLogger("kdlib")
+
+
+class Ray:
+    """A Stage's Steps as Ray tasks, `threads` CPUs each, those of the largest models first.
+
+    address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
+    on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
+    A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over. From a node
+    that falls silent, its machine frozen or its cable out, Ray itself awaits an answer for many minutes: once the
+    cluster has given such a node up, every Step that is out is sent a second time, and the first Record counts.
+    """
+
+    name = "ray"
+
+    def __init__(self, perform: Perform, address: str | None = None, workers: int | None = None):
+        self.perform, self.address, self.workers = perform, address, workers
+        self.task = None
+
+    def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
+        """See Invoker.run. Raises KdlibError where a Step cannot be placed, or was lost too often."""
+        if "memory" in store.fs.protocol:
+            raise KdlibError(f"Ray's workers cannot reach {store.url}; allowed: a folder or an object store")
+        self.start(experiment.threads)
+        place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES)
+        url, settings = store.fs.unstrip_protocol(store.root), experiment.model_dump_json()
+
+        def send(numbers):
+            return {place.remote(self.perform, key, settings, url, steps[number]): number for number in numbers}
+
+        waiting, nodes = send(_largest_first(experiment, steps)), _alive()
+        try:
+            while waiting:
+                ready, _ = ray.wait(list(waiting), timeout=QUIET)
+                if ready:
+                    number = waiting.pop(ready[0])
+                    for copy in [reference for reference, other in waiting.items() if other == number]:
+                        del waiting[copy]
+                        ray.cancel(copy)
+                    yield _record(ready[0], steps[number])
+                    continue
+                before, nodes = nodes, _alive()
+                if lost := before - nodes:
+                    log.warning("kdlib: Ray lost %d of its nodes; what was out is sent again", len(lost))
+                    _find_room(experiment.threads)
+                    waiting |= send(sorted(set(waiting.values())))
+        finally:
+            for reference in waiting:
+                ray.cancel(reference)
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends."""
+        if self.task is not None:
+            ray.shutdown()
+            self.task = None
+
+    def start(self, threads: int) -> None:
+        """Connect, or start Ray here, unless that is done. Raises KdlibError where no node has `threads` CPUs."""
+        if self.task is None:
+            cores = self.workers * threads if self.workers else os.cpu_count()
+            if self.address not in (None, "auto"):
+                _knock(self.address)
+            alone = {} if self.address else {"num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE,
+                                             "include_dashboard": False, "_node_ip_address": "127.0.0.1",
+                                             "_system_config": {"preload_python_modules": PRELOADED}}
+            try:
+                ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+            except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
+                if self.address:
+                    raise KdlibError(f"no Ray cluster at {self.address}: {error}; {ALLOWED}") from error
+                raise KdlibError(f"Ray did not start here: {error} A busy machine may be the cause; the same command "
+                                 "tries again") from error
+            self.task = ray.remote(_carry_out)
+        _find_room(threads)
+
+
+def _largest_first(experiment: Experiment, steps: list[Step]) -> list[int]:
+    """The steps' numbers, by the work of their models: so that at a Stage's end no CPU waits long for another."""
+    models = {*experiment.client_names, *experiment.architectures}
+
+    def size(number):
+        subject = steps[number].subject
+        return _size(experiment, experiment.architecture_of(subject)) if subject in models else 0
+
+    return sorted(range(len(steps)), key=size, reverse=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _size(experiment: Experiment, architecture: str) -> int:
+    if experiment.task.by_roles:  # an LSTM's work is a multiply-accumulate per character and weight
+        return sum(parameter.numel() for parameter in client.start(experiment, architecture).parameters())
+    return client.work(experiment, architecture)
+
+
+def _alive() -> set[str]:
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
+def _find_room(threads: int) -> None:
+    if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
+        raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
+                         "allowed: fewer threads, or a larger node")
+
+
+def _knock(address: str) -> None:
+    """Ray by itself tries an address for minutes, and then ends the process."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise KdlibError(f"no Ray cluster at {address}: {error}; {ALLOWED}") from error
+
+
+def _carry_out(perform, key, settings, url, step):
+    """In a worker: the Step, with the store's data and the experiment kept for the next one."""
+    record = measured(perform, key, _experiment(settings), _store(url), Step(*step), Ray.name)
+    return record.model_dump_json(), time.time()
+
+
+_experiment = functools.lru_cache(maxsize=4)(from_json)
+_store = functools.lru_cache(maxsize=1)(Store)
+
+
+def _record(reference, step: Step) -> Record:
+    try:
+        text, ended = ray.get(reference)
+    except RayTaskError as error:
+        raise error.cause from None
+    except (WorkerCrashedError, NodeDiedError) as error:
+        raise KdlibError(f"{step.name} of {step.subject} in round {step.round} lost its worker {RETRIES + 1} times; "
+                         "is there memory for it? The same command goes on from here") from error
+    return Record.model_validate_json(text).model_copy(update={"around": max(0.0, time.time() - ended)})

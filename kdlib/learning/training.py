@@ -1,0 +1,79 @@
+"""The training loop of a Step, which is Lightning's: one model, one loss, one Adam."""
+
+import contextlib
+import logging
+import signal
+import warnings
+
+import lightning
+import torch
+
+from kdlib.learning.engine import Batches, KeepBest, Loss
+from kdlib.learning.models import Model
+
+# Lightning's advice on loggers, workers and devices is for long trainings, not for a Step of a second.
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", module="lightning.*")
+
+PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+class Training(lightning.LightningModule):
+    """A model, a loss and Adam: one optimiser for one Step. total, batches: the sum of the losses, and how many."""
+
+    def __init__(self, model: Model, loss: Loss, learning_rate: float):
+        super().__init__()
+        self.model, self.loss, self.learning_rate = model, loss, learning_rate
+        self.total, self.batches = 0.0, 0
+
+    def training_step(self, batch, _):
+        x, target = batch
+        loss = self.loss(self.model(x).float(), target) + self.model.penalty()
+        self.total, self.batches = self.total + loss.detach(), self.batches + 1
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, eps=1e-7, fused=True)
+
+
+class Watch(lightning.Callback):
+    """Shows the model to a KeepBest while it trains, and stops when that has seen enough."""
+
+    def __init__(self, keep: KeepBest):
+        self.keep = keep
+
+    def on_train_start(self, trainer, module):
+        if self.keep.every:
+            self.keep.look(module.model)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if self.keep.every and trainer.global_step % self.keep.every == 0:
+            trainer.should_stop = trainer.should_stop or self.keep.look(module.model)
+
+    def on_train_epoch_end(self, trainer, module):
+        if not self.keep.every:
+            trainer.should_stop = trainer.should_stop or self.keep.look(module.model)
+
+
+def fit(module: Training, batches: Batches, precision: str, device: str, epochs: int | None, steps: int | None,
+        keep: KeepBest | None) -> None:
+    """Train for `epochs`, or for `steps` batches over as many epochs as they need. Raises KeyboardInterrupt."""
+    trainer = lightning.Trainer(
+        accelerator=device, devices=1, precision=PRECISION[precision],
+        max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[Watch(keep)] if keep else None,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, use_distributed_sampler=False,
+    )
+    with _interruptible():
+        trainer.fit(module, train_dataloaders=batches)
+
+
+@contextlib.contextmanager
+def _interruptible():
+    """Lightning makes exit(1) of an interrupt, and has the process ignore the next one."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from stop

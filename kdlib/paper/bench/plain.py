@@ -1,0 +1,65 @@
+"""The plain side: what one writes first in PyTorch. nn.Dropout, torch's Adam, contiguous float32, batches first."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdlib.learning import client
+from kdlib.learning.models import CNN, LSTM, Dropout
+from kdlib.settings.experiment import Experiment
+
+
+class BatchFirst(nn.Module):
+    """An LSTM of the zoo as one writes it first: (N, window) all the way, both of PyTorch's biases trained."""
+
+    def __init__(self, built: LSTM):
+        super().__init__()
+        own = built.lstm
+        self.embedding, self.linear = built.embedding, built.linear
+        self.lstm = nn.LSTM(own.input_size, own.hidden_size, own.num_layers, batch_first=True)
+        self.penalty = built.penalty
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.lstm(self.embedding(x))[0][:, -1])
+
+
+Plain = CNN | BatchFirst
+
+
+def model(experiment: Experiment, architecture: str) -> Plain:
+    """The architecture with nn.Dropout, contiguous in memory; of an LSTM, see BatchFirst."""
+    built = client.start(experiment, architecture)
+    if isinstance(built, LSTM):
+        return BatchFirst(built)
+    for index, layer in enumerate(built.blocks):
+        if isinstance(layer, Dropout):
+            built.blocks[index] = nn.Dropout(0.2)
+    return built.to(memory_format=torch.contiguous_format)
+
+
+def pictures(x: Tensor) -> Tensor:
+    """uint8 (N, H, W) -> float32 (N, 1, H, W) in 0-1, contiguous; of texts, (N, window) -> int64."""
+    return x.long() if x.ndim == 2 else x.unsqueeze(1).float() / 255
+
+
+def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Callable[[Tensor], Tensor], size: int,
+          batches: int, loss=F.cross_entropy) -> None:
+    """`batches` steps on batches of `size`, in the order of x; target: rows of it, or a function of the images."""
+    optimiser = torch.optim.Adam(built.parameters(), lr=experiment.learning_rate, eps=1e-7)
+    built.train()
+    for number in range(batches):
+        rows = torch.arange(number * size, (number + 1) * size) % len(x)
+        seen = pictures(x[rows])
+        aim = target(seen) if callable(target) else target[rows]
+        optimiser.zero_grad()
+        (loss(built(seen), aim) + built.penalty()).backward()
+        optimiser.step()
+
+
+@torch.no_grad()
+def predict(built: Plain, x: Tensor, size: int) -> Tensor:
+    """Logits of stored items in batches of `size`."""
+    built.eval()
+    return torch.cat([built(pictures(part)) for part in x.split(size)])

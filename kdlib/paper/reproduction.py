@@ -1,0 +1,65 @@
+"""The grid of runs and figures, executed as notebooks through papermill."""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import papermill
+from tqdm.auto import tqdm
+
+from kdlib.errors import KdlibError
+from kdlib.paper.grid import Sheet
+from kdlib.runs import archive
+
+
+def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
+              kept: bool = False) -> list[Path]:
+    """Execute the sheets stage by stage (kdlib.paper.grid.plan), of each stage `jobs` side by side.
+
+    With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.runs.archive). Executed notebooks
+    lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
+    parameter that a notebook lacks, and for a notebook that fails.
+    """
+    began = time.time()
+    runs.mkdir(parents=True, exist_ok=True)
+    figures.mkdir(parents=True, exist_ok=True)
+    if kept:
+        archive.restore(figures / "records", runs)
+    with tqdm(total=sum(map(len, stages)), desc="notebooks", unit="notebook") as bar:
+        for stage in stages:
+            _execute(stage, notebooks, runs / "notebooks", jobs, bar)
+    written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
+    return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)
+
+
+def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
+    """Execute one notebook in its own kernel, in the notebooks' folder; returns the executed copy.
+
+    Raises KdlibError for a parameter that the notebook lacks (papermill alone would only warn) and for a failed cell.
+    """
+    source = notebooks / f"{sheet.notebook}.ipynb"
+    known = papermill.inspect_notebook(str(source))
+    if unknown := sorted(set(sheet.parameters) - set(known)):
+        raise KdlibError(f"{source.name} has no parameter {', '.join(unknown)}; allowed: {', '.join(known)}")
+    outputs.mkdir(parents=True, exist_ok=True)
+    target = outputs / sheet.name
+    try:
+        papermill.execute_notebook(str(source), str(target), sheet.parameters, cwd=str(notebooks), progress_bar=False,
+                                   log_output=False, extra_arguments=["--log-level=CRITICAL"])
+    except papermill.PapermillExecutionError as error:
+        raise KdlibError(f"{source.name} failed: {error.ename}: {error.evalue}; see {target}") from error
+    return target
+
+
+def _execute(sheets, notebooks, outputs, jobs, bar):
+    spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
+    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
+        waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
+        try:
+            for done in as_completed(waiting):
+                bar.set_postfix_str(done.result().stem, refresh=False)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

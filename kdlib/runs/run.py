@@ -1,0 +1,117 @@
+"""A run is its folder: what it holds, as records, tables and final bytes."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from kdlib.errors import KdlibError
+from kdlib.settings.experiment import Experiment, from_json
+from kdlib.invoke.steps import Record
+from kdlib.store.store import Store
+
+
+class Run(NamedTuple):
+    """A run is its folder.
+
+    experiment.json, machine.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its repetitions),
+    store/, and result.json once it is complete.
+    """
+
+    folder: Path
+    experiment: Experiment
+
+    @property
+    def key(self) -> str:
+        """The folder's name: see Experiment.key."""
+        return self.folder.name
+
+    @property
+    def store(self) -> Store:
+        """What the Steps read and wrote: store/ in the folder, or where store.url says."""
+        place = self.folder / "store.url"
+        return Store(place.read_text() if place.exists() else str(self.folder / "store"))
+
+    @property
+    def result(self) -> dict | None:
+        """What the last line of `kdlib run` says, or None while the run is not complete."""
+        path = self.folder / "result.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def records(self, repetition: int = 1) -> list[Record]:
+        """All Records of the run (1) or of a repetition (2 ...), in the order in which they were written."""
+        files = sorted((self.folder / "records").glob(f"*-{repetition}.jsonl"))
+        return [Record.model_validate_json(line) for file in files for line in whole_lines(file)]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row an invocation: Record's columns, and architecture (None for the server)."""
+        return self._with_architecture(record.model_dump(exclude={"parts"}) for record in self.records())
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row a Step, several in a fused invocation: step, round, subject, seconds, architecture, its metrics."""
+        rows = {step: part for record in self.records() for step, part in record.done.items()}
+        return self._with_architecture({"step": step.name, "round": step.round, "subject": step.subject,
+                                        "seconds": part.seconds} | part.metrics for step, part in rows.items())
+
+    @property
+    def partition(self) -> pd.DataFrame:
+        """client, label, items, draws, moved, unused: see kdlib.data.partition.table."""
+        return pd.read_parquet(self.folder / "partition.parquet")
+
+    def _with_architecture(self, rows):
+        names = {*self.experiment.client_names, *self.experiment.architectures}
+        frame = pd.DataFrame(rows)
+        return frame.assign(architecture=[self.experiment.architecture_of(subject) if subject in names else None
+                                          for subject in frame["subject"]])
+
+
+def load(folder: str | Path) -> Run:
+    """The run in `folder`. Raises KdlibError where there is none."""
+    folder = Path(folder)
+    try:
+        return Run(folder, from_json((folder / "experiment.json").read_text()))
+    except OSError as error:
+        raise KdlibError(f"{folder} holds no run: {error.strerror}: experiment.json") from error
+
+
+def final_bytes(the_run: Run, store: Store, repetition: int = 1) -> str:
+    """SHA-256 of the last round's weights, every round's consensus or teacher, and every metric."""
+    digest = hashlib.sha256()
+    for name in store.names():
+        *_, round, kind = f"/{name}".split("/")
+        if round.isdigit() and kind not in ("logits", "digested", "samples") and not kind.endswith(".json"):
+            digest.update(name.encode() + hashlib.sha256(store.content(name)).digest())
+    done = {step: part for record in the_run.records(repetition) for step, part in record.done.items()}
+    for step in sorted(done):
+        digest.update(json.dumps([*step, done[step].metrics], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def accuracy_by_architecture(the_run: Run) -> pd.DataFrame:
+    """round, architecture, accuracy (0-1): the mean over the architecture's clients, or its server model."""
+    rows = the_run.steps.query("step == 'evaluate'")
+    return rows.groupby(["round", "architecture"], as_index=False)["accuracy"].mean()
+
+
+def busy_seconds(records: list[Record]) -> float:
+    """Wall seconds in which at least one Step ran: gaps between a kill and the next start do not count."""
+    total, end = 0.0, 0.0
+    for start, stop in sorted((r.started, r.started + r.seconds + r.around) for r in records):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def whole_lines(file: Path, mend: bool = False) -> list[str]:
+    """The file's lines that end; with `mend`, a torn last line is cut off, as it would spoil the next one."""
+    if not file.exists():
+        return []
+    whole, _, torn = file.read_bytes().rpartition(b"\n")
+    if torn and mend:
+        os.truncate(file, len(whole) + bool(whole))
+    return whole.decode().splitlines()

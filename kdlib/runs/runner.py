@@ -1,0 +1,161 @@
+"""Carries out an experiment in its folder, from the partition to the result."""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+import torch
+
+from kdlib.data import sets
+from kdlib.learning import client
+from kdlib.runs.driver import Patience, Watch, drive
+from kdlib.errors import KdlibError
+from kdlib.settings.experiment import Experiment
+from kdlib.cohort.history import follow
+from kdlib.invoke.steps import Inline, Invoker
+from kdlib.machine import difference, machine
+from kdlib.data.partition import partition, table
+from kdlib.strategies.perform import perform
+from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
+from kdlib.store.store import Store
+
+log = logging.getLogger("kdlib")
+
+INLINE = Inline(perform)
+
+
+def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True, invoker: Invoker = INLINE,
+        fused: bool = False, patience: Patience | None = None, store: str | None = None,
+        watch: Watch | None = None) -> Run:
+    """Carry the experiment out in its folder below `runs`, or what is left of it; a complete run is only read.
+
+    Killed at any moment and started again, it ends with the bytes of a run that was never killed, whatever the invoker
+    and `fused` (FedMD's round in a quarter of the invocations). With `patience` a round may leave clients out.
+    store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where
+    the invoker's functions look, else the run's folder. watch: called with the run after every round, such as
+    kdlib.live(); of a complete one, once.
+    Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
+    """
+    for architecture in experiment.architectures:
+        client.start(experiment, architecture)  # says before anything is written that an image is too small
+    drawn = sets.prepare(experiment)
+    key = experiment.key(drawn.hashes)
+    folder = Path(runs) / key
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        if not folder.exists():
+            _create(folder, experiment, drawn, store or getattr(invoker, "store", None))
+        the_run = Run(folder, experiment)
+        if the_run.result is None:
+            drive(the_run, the_run.store, invoker, 1, progress, fused, patience, watch)
+            _finish(the_run)
+        elif watch:
+            watch(the_run)
+    return the_run
+
+
+def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused: bool = False) -> bool:
+    """Repeat a complete run in an empty store, by any invoker; True where its final bytes are the same.
+
+    The same clients are called in each round, and those that were late or failed then are left out.
+    Where the run's own objects are still there, they too must be those that its result names.
+    Functions cannot reach that store: by http, run the experiment once more below another folder instead.
+    """
+    if the_run.result is None:
+        raise KdlibError(f"run {the_run.key} is not complete; run it to its end before repeating it")
+    if invoker.name not in ("inline", "ray"):
+        raise KdlibError(f"--again cannot go by {invoker.name}, whose functions do not reach an empty store; "
+                         "allowed: inline, ray; or run it by http below another --runs")
+    with _locked(the_run.folder):
+        number = 2
+        while list((the_run.folder / "records").glob(f"*-{number}.jsonl")):
+            number += 1
+        with _beside(the_run.folder / "again") as place:
+            store = Store(str(place))
+            deploy(the_run.experiment, sets.prepare(the_run.experiment), store)
+            follow(the_run.experiment, store, the_run.records())
+            drive(the_run, store, invoker, number, progress, fused)
+            wanted = the_run.result["final_bytes"]
+            own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
+            return final_bytes(the_run, store, number) == wanted == own
+
+
+def deploy(experiment: Experiment, drawn: sets.RunData, store: Store) -> pd.DataFrame:
+    """Lay every owner's data under its own prefix of the store; returns the partition's table."""
+    parts = partition(experiment, drawn.private.y, drawn.private.owner)
+    for number, (name, rows) in enumerate(zip(experiment.client_names, parts.parts, strict=True)):
+        store.put(f"private/{name}/data", _tensors(drawn.private.take(rows)))
+        if drawn.test.owner is not None:
+            store.put(f"private/{name}/test", _tensors(drawn.test.take(drawn.test.owner == number)))
+    store.put("public/data", _tensors(drawn.public))
+    if drawn.test.owner is None:
+        store.put("public/test", _tensors(drawn.test))
+    store.put("aggregator/validation", _tensors(drawn.validation))
+    store.put_json("public/experiment", experiment.model_dump(mode="json"))
+    return table(parts, drawn.private.y, experiment.client_names, drawn.roles)
+
+
+def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: str | None) -> None:
+    wanted, items = getattr(experiment, "alignment_items", 0), len(drawn.public.y)
+    if wanted > items:
+        log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
+    with _beside(folder) as place:
+        if store:
+            (place / "store.url").write_text(f"{store.rstrip('/')}/{{owner}}/{folder.name}")
+        deploy(experiment, drawn, Run(place, experiment).store).to_parquet(place / "partition.parquet")
+        (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
+        (place / "machine.json").write_text(json.dumps(machine(), indent=2))
+        place.rename(folder)
+
+
+def _finish(the_run: Run) -> None:
+    last = accuracy_by_architecture(the_run).query(f"round == {the_run.experiment.rounds}")
+    per_architecture = dict(zip(last["architecture"], last["accuracy"], strict=True))
+    result = {
+        "key": the_run.key,
+        "folder": str(the_run.folder),
+        "accuracy": float(np.mean(list(per_architecture.values()))),
+        "per_architecture": per_architecture,
+        "rounds": the_run.experiment.rounds,
+        "seconds": round(busy_seconds(the_run.records()), 2),
+        "final_bytes": final_bytes(the_run, the_run.store),
+    }
+    beside = the_run.folder / "result.json.part"
+    beside.write_text(json.dumps(result, indent=2))
+    beside.rename(the_run.folder / "result.json")
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time drives a run; also warns where it was begun on another kind of machine."""
+    lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
+    try:
+        with lock:
+            if folder.exists() and (changed := difference(json.loads((folder / "machine.json").read_text()))):
+                log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
+            yield
+    except filelock.Timeout as error:
+        raise KdlibError(f"run {folder.name} is being carried out by another process; wait for it or end it") from error
+
+
+@contextlib.contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """An empty folder next to `folder`, gone at the end; one that a killed process left is cleared first."""
+    place = folder.parent / f".{folder.name}.new"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _tensors(split: sets.Split) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(array) for name, array in zip(("x", "y", "at"), split[:3], strict=True)
+            if array is not None}

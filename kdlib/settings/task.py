@@ -1,0 +1,203 @@
+"""A task is data, not code: which classes of which data set are private, and which are public."""
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from kdlib import toml
+from kdlib.errors import KdlibError
+from kdlib.settings.vocabulary import OUTPUTS
+
+BUILT_IN = Path(__file__).parent / "tasks"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
+Strategy = Literal["fedmd", "feddf", "alone", "fedavg"]  # see kdlib.settings.experiment
+
+
+class Source(BaseModel):
+    """Some classes of one data set.
+
+    name: the data set; its arrays are NAME.npz, or the bundled sample `digits`.
+    classes: labels to keep, in the order in which the model numbers them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=1000)]
+
+    @model_validator(mode="after")
+    def _distinct(self):
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"a class is named twice in {self.name}: {list(self.classes)}")
+        return self
+
+
+class Task(BaseModel):
+    """What is learnt, and what is shared (PAPER: table of tasks).
+
+    shape: (height, width) or (height, width, channels) of an image, in pixels.
+    private: the clients' data; its classes become labels 0 .. P-1.
+    public: the data that everybody has; where a strategy uses its labels they become P .. P+Q-1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by_roles: ClassVar[bool] = False  # whether a client is a role, with its own test items, or a drawn part
+    models: ClassVar[str] = "cnn"
+
+    name: Name
+    about: str = ""
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=2, max_length=3)]
+    private: Source
+    public: Source
+
+    @model_validator(mode="after")
+    def _apart(self):
+        shared = set(self.private.classes) & set(self.public.classes)
+        if self.private.name == self.public.name and shared:
+            raise ValueError(f"classes {sorted(shared)} of {self.private.name} are both private and public")
+        return self
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """(channels, height, width), the order of the models."""
+        height, width, *channels = self.shape
+        return (channels[0] if channels else 1), height, width
+
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, {len(self.private.classes)} classes; public {self.public.name}, "
+                f"{len(self.public.classes)} classes; images {list(self.shape)}")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the private classes, and where their labels are used the public ones."""
+        return len(self.private.classes) + labelled_public * len(self.public.classes)
+
+
+class Roles(BaseModel):
+    """Texts of several writers or speakers, each of which may be a client.
+
+    name: the data set, NAME.json.gz, an object {role: its lines}; least_test: test windows that a role needs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    least_test: Annotated[int, Field(ge=1)] = 32
+
+
+class Text(BaseModel):
+    """One text. name: NAME.txt; step: characters from window to window; items: windows at most, the first ones."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name
+    step: Annotated[int, Field(ge=1)] = 3
+    items: Annotated[int, Field(ge=10)] = 10_000
+
+
+class TextTask(BaseModel):
+    """The next character after `window` others (PAPER: table of tasks).
+
+    private: the clients' data, a role a client; public: the text that everybody has. Both share one vocabulary.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by_roles: ClassVar[bool] = True
+    models: ClassVar[str] = "lstm"
+
+    name: Name
+    about: str = ""
+    window: Annotated[int, Field(ge=2, le=1000)]
+    private: Roles
+    public: Text
+
+    @property
+    def shape(self) -> tuple[int]:
+        """Of one stored item."""
+        return (self.window,)
+
+    @property
+    def summary(self) -> str:
+        """Its data in one line."""
+        return (f"private {self.private.name}, a role a client; public {self.public.name}; windows of {self.window} "
+                "characters")
+
+    def outputs(self, labelled_public: bool) -> int:
+        """Size of a model's output: the vocabulary, whoever's text it is."""
+        return OUTPUTS
+
+
+class Sources(BaseModel):
+    """What one strategy takes instead of a task's private and public data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    private: Source
+    public: Source
+
+
+class TaskFile(BaseModel):
+    """A task's TOML file: the fields of a Task, and what is no part of it.
+
+    task: for every strategy that `instead` does not name; instead: strategy -> its own private and public images;
+    settings: of the Experiment, where neither its profile nor its user says otherwise (architectures, for example).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: Task | TextTask
+    instead: dict[Strategy, Sources] = {}
+    settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _of_one_kind(self):
+        if self.instead and self.task.by_roles:
+            raise ValueError("instead: a task of texts has the same data for every strategy")
+        return self
+
+    def of(self, strategy: str | None) -> Task | TextTask:
+        """The Task as that strategy has it."""
+        instead = self.instead.get(strategy)
+        return self.task.model_copy(update=dict(instead)) if instead else self.task
+
+
+def built_in() -> list[str]:
+    """Names of the tasks that come with kdlib."""
+    return toml.built_in(BUILT_IN)
+
+
+def load_task(name: str, strategy: str | None = None) -> Task | TextTask:
+    """The task `name`, a built-in one or the path of a TOML file, as `strategy` has it.
+
+    `NAME:STRATEGY` is the task as that other strategy has it: beside FedMD a baseline runs on `cifar:fedmd`.
+    Raises KdlibError where there is no such task, or where its file says something that a task cannot be.
+    """
+    name, other = _named(name)
+    return task_file(name).of(other or strategy)
+
+
+def load_settings(name: str) -> dict[str, Any]:
+    """What the task's file asks of every Experiment: setting -> value. Raises KdlibError, see load_task."""
+    return task_file(_named(name)[0]).settings
+
+
+def task_file(name: str) -> TaskFile:
+    """The whole file of a built-in task, or the one at that path. Raises KdlibError, see load_task."""
+    return toml.read(toml.find(name, BUILT_IN, "task"), "task file", _from_fields)
+
+
+def _from_fields(fields: dict) -> TaskFile:
+    more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
+    return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
+
+
+def _named(name: str) -> tuple[str, str | None]:
+    base, colon, strategy = name.rpartition(":")
+    if colon and strategy not in get_args(Strategy):
+        raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(get_args(Strategy))}")
+    return (base, strategy) if colon else (name, None)

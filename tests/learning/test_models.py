@@ -1,0 +1,195 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from kdlib.errors import KdlibError
+from kdlib.learning.models import Dropout, build
+from kdlib.settings.zoo import ZOO
+
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+
+# By hand from PAPER's table: the side of the square after each convolution and pool.
+# cnn2: same 1, pool same 1, valid 3/2.  cnn3: the first two, valid 2/2, pool 2/2, valid 3/2.
+# cnn4: the first two, then convolution 2/2, pool 2/2 twice, and 3/2, all same.
+SIDES = {
+    ("cnn2", 28): [28, 28, 13], ("cnn2", 32): [32, 32, 15],
+    ("cnn3", 28): [28, 28, 14, 7, 3], ("cnn3", 32): [32, 32, 16, 8, 3],
+    ("cnn4", 28): [28, 28, 14, 7, 4, 2, 1], ("cnn4", 32): [32, 32, 16, 8, 4, 2, 1],
+}
+KERNELS = {"cnn2": (3, 3), "cnn3": (3, 2, 3), "cnn4": (3, 2, 2, 3)}
+
+
+@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("architecture", ZOO)
+def test_sizes_are_those_worked_out_by_hand(architecture, image):
+    model, sides = build(architecture, image, 10, width=0.0625).eval(), []
+    for layer in model.blocks:
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
+            layer.register_forward_hook(lambda _, __, output: sides.append(output.shape[2:]))
+    assert model(torch.zeros(2, *image)).shape == (2, 10)
+    assert sides == [(side, side) for side in SIDES[architecture[:4], image[1]]]
+
+
+@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
+@pytest.mark.parametrize("architecture", ZOO)
+def test_parameters_are_those_counted_by_hand(architecture, image):
+    kind, *filters = architecture.split("-")
+    filters = list(map(int, filters))
+    # A kernel and a bias a filter, then batch norm's gamma and beta; the linear layer has no bias.
+    expected = sum(kernel**2 * before * after + after + 2 * after for kernel, before, after in
+                   zip(KERNELS[kind], [image[0], *filters], filters, strict=False))
+    expected += SIDES[kind, image[1]][-1] ** 2 * filters[-1] * 36
+    model = build(architecture, image, 36)
+    assert sum(parameter.numel() for parameter in model.parameters()) == expected
+    assert model.linear.bias is None
+
+
+def test_the_two_layer_model_counted_digit_by_digit():
+    # 3*3*1*128 + 128, 2*128;  3*3*128*256 + 256, 2*256;  13*13*256*10.
+    assert sum(p.numel() for p in build("cnn2-128-256", GREY, 10).parameters()) == 1280 + 256 + 295168 + 512 + 432640
+
+
+@pytest.mark.parametrize(("width", "filters"), [(1.0, [64, 128, 256]), (0.125, [8, 16, 32]), (0.001, [1, 1, 1])])
+def test_width_scales_every_layer(width, filters):
+    model = build("cnn3-64-128-256", GREY, 10, width=width)
+    assert [layer.out_channels for layer in model.blocks if isinstance(layer, torch.nn.Conv2d)] == filters
+
+
+@pytest.mark.parametrize(("architecture", "side", "window"), [
+    ("cnn2-8-8", 2, "3 x 3 window meets 2 x 2"),
+    ("cnn3-8-8-8", 1, "2 x 2 window meets 1 x 1"),
+    ("cnn3-8-8-8", 11, "3 x 3 window meets 2 x 2"),
+])
+def test_an_image_too_small_is_refused(architecture, side, window):
+    says = f"{architecture} cannot take images of {side} x {side}: a {window}; allowed"
+    with pytest.raises(KdlibError, match=says) as error:
+        build(architecture, (1, side, side), 10)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("architecture", "side"), [("cnn2-8-8", 3), ("cnn3-8-8-8", 12), ("cnn4-8-8-8-8", 1)])
+def test_the_smallest_image_is_taken(architecture, side):
+    assert build(architecture, (1, side, side), 10).eval()(torch.zeros(1, 1, side, side)).shape == (1, 10)
+
+
+def windows(x, kernel, stride, average):
+    """TensorFlow's `same` on (channels, n, n): the odd pixel of padding comes last; NaN outside the image."""
+    n = x.shape[1]
+    out = math.ceil(n / stride)
+    total = max((out - 1) * stride + kernel - n, 0)
+    around = (total // 2, total - total // 2)
+    padded = np.pad(x, ((0, 0), around, around), constant_values=np.nan if average else 0)
+    return np.stack([[padded[:, i * stride : i * stride + kernel, j * stride : j * stride + kernel] for j in range(out)]
+                     for i in range(out)])
+
+
+@pytest.mark.parametrize("side", [6, 7, 8, 9])
+def test_same_padding_and_pools_are_those_of_keras(side):
+    """The four-layer model without batch norm's and ReLU's work, layer for layer, against NumPy."""
+    model = build("cnn4-3-4-2-5", (2, side, side), 10).eval()
+    x = np.random.default_rng(side).normal(size=(2, side, side))
+    seen, expected = [], []
+    for layer in model.blocks:
+        if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.ReLU):
+            layer.forward = lambda given: given
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
+            layer.register_forward_hook(lambda _, __, output: seen.append(output[0].detach().numpy()))
+    kernels = iter([(3, 1), (2, 2), (2, 2), (3, 2)])
+    pools = iter([(2, 1), (2, 2), (2, 2)])
+    model(torch.from_numpy(x[None]).float())
+    for layer in model.blocks:
+        if isinstance(layer, torch.nn.Conv2d):
+            cut = windows(x, *next(kernels), average=False)
+            bias = layer.bias.detach().numpy()[:, None, None]
+            x = np.einsum("ijcab,ocab->oij", cut, layer.weight.detach().numpy()) + bias
+            expected.append(x)
+        elif isinstance(layer, torch.nn.AvgPool2d):
+            x = np.nanmean(windows(x, *next(pools), average=True), axis=(3, 4)).transpose(2, 0, 1)
+            expected.append(x)
+    assert len(seen) == len(expected) == 7
+    for found, wanted in zip(seen, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_block_is_convolution_batch_norm_relu_dropout_pool():
+    names = [type(layer).__name__ for layer in build("cnn3-8-8-8", GREY, 10).blocks]
+    order = [name for name in names if "Pad" not in name]
+    block = ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"]
+    assert order == [*block, "AvgPool2d", *block, "AvgPool2d", *block]
+
+
+def test_batch_norm_has_keras_epsilon_and_the_given_momentum():
+    norms = [layer for layer in build("cnn2-8-8", GREY, 10, batch_norm_momentum=0.3).blocks
+             if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert {(layer.eps, layer.momentum) for layer in norms} == {(1e-3, 0.3)} and len(norms) == 2
+    assert {layer.momentum for layer in build("cnn2-8-8", GREY, 10).blocks if hasattr(layer, "momentum")} == {0.01}
+
+
+def test_weights_start_glorot_uniform_and_biases_at_zero():
+    torch.manual_seed(0)
+    model = build("cnn2-64-128", GREY, 10)
+    second = next(layer for layer in model.blocks if getattr(layer, "out_channels", 0) == 128)
+    for weight, fans in ((second.weight, 9 * 64 + 9 * 128), (model.linear.weight, 13 * 13 * 128 + 10)):
+        bound = math.sqrt(6 / fans)
+        assert 0.98 * bound < weight.abs().max() <= bound
+        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert all((layer.bias == 0).all() for layer in model.blocks if isinstance(layer, torch.nn.Conv2d))
+
+
+def test_penalty_is_a_thousandth_of_the_last_layers_squares():
+    model = build("cnn2-8-8", GREY, 10)
+    with torch.no_grad():
+        model.linear.weight.fill_(2.0)
+    assert float(model.penalty()) == pytest.approx(1e-3 * 4 * 13 * 13 * 8 * 10)
+    model.penalty().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["linear.weight"]
+
+
+CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
+
+
+@pytest.mark.parametrize(("shape", "memory"), [
+    ((8, 4, 10, 10), CONTIGUOUS), ((8, 4, 10, 10), LAST), ((3, 3, 5, 5), CONTIGUOUS), ((3, 3, 5, 5), LAST),
+    ((7, 13), CONTIGUOUS), ((1, 1, 1, 1), LAST),
+])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_dropout_drops_or_scales_and_so_does_its_gradient(dtype, shape, memory):
+    torch.manual_seed(0)
+    x = (torch.rand(shape) + 1).to(dtype).to(memory_format=memory).requires_grad_()
+    y = Dropout()(x)
+    y.sum().backward()
+    kept = y.detach() != 0
+    assert y.dtype == x.grad.dtype == dtype
+    torch.testing.assert_close(y.detach(), torch.where(kept, x.detach() * 1.25, 0.0), rtol=1e-5, atol=0)
+    torch.testing.assert_close(x.grad, torch.where(kept, 1.25, 0.0).to(dtype), rtol=1e-5, atol=0)
+    assert y.is_contiguous(memory_format=memory)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_dropout_has_its_rate_its_mean_and_no_correlation(dtype):
+    torch.manual_seed(0)
+    n = 2_000_000
+    y = Dropout()(torch.ones(4, n // 4, dtype=dtype))
+    dropped = (y == 0).double().flatten()
+    sigma = math.sqrt(0.2 * 0.8 / n)
+    assert abs(float(dropped.mean()) - 0.2) < 4 * sigma
+    assert abs(float(y.double().mean()) - 1) < 4 * 1.25 * sigma
+    centred = dropped - dropped.mean()
+    for distance in (1, 2, 3, 4, 8, n // 4):  # inside a 64-bit word, from word to word, from row to row
+        correlation = (centred[:-distance] * centred[distance:]).mean() / centred.square().mean()
+        assert abs(float(correlation)) < 4 / math.sqrt(n), distance
+
+
+def test_dropout_draws_anew_and_by_the_seed():
+    layer, x = Dropout(), torch.ones(64, 64)
+    torch.manual_seed(1)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(1)
+    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+
+
+def test_dropout_is_nothing_in_evaluation():
+    x = torch.rand(5, 5)
+    assert Dropout().eval()(x) is x

@@ -1,0 +1,131 @@
+import pytest
+
+from kdlib.errors import KdlibError
+from kdlib.settings.task import built_in, load_settings, load_task
+
+GOOD = """
+name = "own"
+shape = [10, 12, 3]
+[private]
+name = "own"
+classes = [2, 0]
+[public]
+name = "own"
+classes = [1]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def to_file(text):
+        path = tmp_path / "own.toml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+
+    return to_file
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_built_in_tasks_load_under_their_name(name):
+    assert load_task(name).name == name
+
+
+def test_image_is_channels_height_width(write):
+    assert load_task("digits").image == (1, 28, 28)
+    assert load_task(write(GOOD)).image == (3, 10, 12)
+
+
+INSTEAD = """
+[instead.fedmd.private]
+name = "own"
+classes = [1]
+[instead.fedmd.public]
+name = "other"
+classes = [5]
+[settings]
+revisit_epochs = 4
+"""
+
+
+def test_a_strategy_may_have_other_data(write):
+    path = write(GOOD + INSTEAD)
+    usual, fedmd = load_task(path, "feddf"), load_task(path, "fedmd")
+    assert (usual.private.classes, usual.public.name) == ((2, 0), "own") and usual == load_task(path)
+    assert (fedmd.private.classes, fedmd.public.name) == ((1,), "other") and fedmd.image == usual.image
+    assert load_task(f"{path}:fedmd", "alone") == fedmd and load_task(f"{path}:alone", "fedmd") == usual
+    assert load_settings(f"{path}:fedmd") == {"revisit_epochs": 4} and load_settings("digits") == {}
+
+
+def test_cifar_is_the_papers_for_either_strategy():
+    fedmd, feddf = load_task("cifar", "fedmd"), load_task("cifar", "feddf")
+    assert (fedmd.private.name, fedmd.private.classes) == ("cifar100", (0, 2, 20, 63, 71, 82))
+    assert (fedmd.public.name, fedmd.public.classes) == ("cifar10", tuple(range(10)))
+    assert (feddf.private.name, feddf.private.classes) == ("cifar10", tuple(range(10)))
+    assert (feddf.public.name, feddf.public.classes) == ("cifar100", tuple(range(100)))
+    assert load_task("cifar", "alone") == load_task("cifar", "fedavg") == feddf
+    assert fedmd.image == feddf.image == (3, 32, 32)
+
+
+TEXTS = """
+name = "own"
+window = 30
+[private]
+name = "plays"
+[public]
+name = "book"
+"""
+
+
+def test_a_task_of_texts_is_told_by_its_window(write):
+    found, papers = load_task(write(TEXTS)), load_task("shakespeare", "fedmd")
+    assert found.by_roles and found.shape == (30,) and found.models == "lstm" and found.outputs(True) == 82
+    assert (found.private.least_test, found.public.step, found.public.items) == (32, 3, 10_000)
+    assert (papers.window, papers.private.name, papers.public.name) == (80, "shakespeare", "nietzsche")
+    assert not load_task("digits").by_roles
+
+
+def test_only_a_strategy_may_follow_the_colon():
+    with pytest.raises(KdlibError, match="'cifar:fedmx' names no strategy after its colon; allowed: fedmd, feddf, "):
+        load_task("cifar:fedmx")
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    (TEXTS + INSTEAD, "instead: a task of texts has the same data for every strategy"),
+    (TEXTS.replace("30", "1"), "window: .*greater than or equal to 2"),
+    (TEXTS + "shape = [1, 2]", "unknown setting 'public.shape'"),
+    (TEXTS + "items = 9", "public.items: .*greater than or equal to 10"),
+    (GOOD + INSTEAD.replace("fedmd", "fedmx"), "instead.fedmx.*: .*'fedmd', 'feddf'"),
+    (GOOD + INSTEAD.partition("[instead.fedmd.public]")[0], "instead.fedmd.public: field required"),
+    (GOOD.replace('name = "own"\nshape', 'shape'), "name: field required"),
+    (GOOD.replace("shape", "sahpe"), "shape: field required|unknown setting 'sahpe'"),
+    (GOOD.replace("[10, 12, 3]", "[10]"), "shape: .*at least 2"),
+    (GOOD.replace("[10, 12, 3]", "[0, 12]"), "shape.0: .*greater than or equal to 1"),
+    (GOOD.replace("[2, 0]", "[2, 2]"), "named twice"),
+    (GOOD.replace("[2, 0]", "[]"), "private.classes: .*at least 1"),
+    (GOOD.replace("[2, 0]", "[-1]"), "private.classes.0: .*greater than or equal to 0"),
+    (GOOD.replace("[2, 0]", "[1]"), r"classes \[1\] of own are both private and public"),
+    (GOOD.replace('"own"', '"../own"'), "pattern"),
+    ("name = ", "not a TOML file"),
+    (b"\xff\xfe", "not a TOML file"),
+    ("", "field required"),
+])
+def test_a_bad_file_is_refused_in_one_line(text, says, write):
+    with pytest.raises(KdlibError, match=says) as error:
+        load_task(write(text))
+    assert "\n" not in str(error.value) and "own.toml" in str(error.value)
+
+
+def test_an_unknown_name_says_which_there_are():
+    with pytest.raises(KdlibError, match=r"unknown task 'mnits'; allowed: .*digits, .*mnist.*, or the path of a"):
+        load_task("mnits")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(KdlibError, match=r"cannot read the task file .*none\.toml: No such file"):
+        load_task(str(tmp_path / "none.toml"))
+
+
+def test_a_folder_is_no_task(tmp_path):
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(KdlibError, match="cannot read the task file"):
+        load_task(str(tmp_path / "folder.toml"))
