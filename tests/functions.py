@@ -84,11 +84,11 @@ class Function:
                 time.sleep(0.02)
         raise RuntimeError(f"the function did not start: {self.log.read_text()[-2000:]}")
 
-    def step(self, name, round, subject=None, run=KEY, bearer=None, **more):
+    def step(self, name, round_, subject=None, run=KEY, bearer=None, **more):
         """POST a Step; the answer."""
         bearer = token(SECRET, self.subject, run) if bearer is None else bearer
         return self.client.post("/", headers={"Authorization": f"Bearer {bearer}"},
-                                json={"run": run, "round": round, "step": name, "subject": subject or self.subject}
+                                json={"run": run, "round": round_, "step": name, "subject": subject or self.subject}
                                 | more)
 
     def lines(self):

@@ -29,7 +29,7 @@ class Anybody:
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
 
-    def chosen(self, round: int) -> tuple[str, ...]:
+    def chosen(self, round_: int) -> tuple[str, ...]:
         """See kdlib.cohort.history.History.chosen."""
         return self.experiment.client_names
 

@@ -121,8 +121,8 @@ class _Ground:
         for experiment, key in ((fedmd, self.keys["communicate"]), (feddf, self.keys["train"])):
             store = Store(f"{folder}/store/{{owner}}/{key}")
             runner.deploy(experiment, sets.prepare(experiment), store)
-            for round in range(WARM + 1):
-                client.save(store, f"client-0000/{round:03}/weights", client.start(experiment, "client-0000"))
+            for round_ in range(WARM + 1):
+                client.save(store, f"client-0000/{round_:03}/weights", client.start(experiment, "client-0000"))
         (function,) = launch.functions(("client-0000",), None, load_values(), 0)[:1]
         if docker:
             self.command = launch.container(function, place, image)
@@ -153,9 +153,9 @@ class _Ground:
         with self._running():
             self._step("communicate", 1)
             beside = []
-            for round in range(2, WARM + 2):
+            for round_ in range(2, WARM + 2):
                 clock = time.perf_counter()
-                work = self._step("communicate", round)
+                work = self._step("communicate", round_)
                 beside.append(time.perf_counter() - clock - work)
             return beside
 
@@ -181,9 +181,9 @@ class _Ground:
         except httpx.TransportError:
             return False
 
-    def _step(self, step, round) -> float:
+    def _step(self, step, round_) -> float:
         key = self.keys[step]
         answer = self.client.post("/", headers={"Authorization": f"Bearer {self.token[key]}"},
-                                  json={"run": key, "round": round, "step": step, "subject": "client-0000"})
+                                  json={"run": key, "round": round_, "step": step, "subject": "client-0000"})
         answer.raise_for_status()
         return answer.json()["seconds"]

@@ -9,25 +9,25 @@ from collections.abc import Iterable
 from kdlib.store.store import Store
 
 
-def in_time(store: Store, round: int, step: str, clients: Iterable[str]) -> list[str]:
+def in_time(store: Store, round_: int, step: str, clients: Iterable[str]) -> list[str]:
     """Those of `clients` whose `step` counts in the round, in their order."""
-    counted = read(store, round).get(step)
+    counted = read(store, round_).get(step)
     return [client for client in clients if counted is None or client in counted]
 
 
-def last_counted(store: Store, round: int, step: str, client: str) -> int:
+def last_counted(store: Store, round_: int, step: str, client: str) -> int:
     """The newest round up to `round` whose `step` of the client counts; 0 is before the first."""
-    while round > 0 and not in_time(store, round, step, [client]):
-        round -= 1
-    return round
+    while round_ > 0 and not in_time(store, round_, step, [client]):
+        round_ -= 1
+    return round_
 
 
-def read(store: Store, round: int) -> dict[str, list[str]]:
+def read(store: Store, round_: int) -> dict[str, list[str]]:
     """What is written about the round: step -> clients; empty where nobody missed."""
-    name = f"public/cohort/{round:03}"
+    name = f"public/cohort/{round_:03}"
     return store.get_json(name) if store.exists(name) else {}
 
 
-def write(store: Store, round: int, step: str, clients: Iterable[str]) -> None:
+def write(store: Store, round_: int, step: str, clients: Iterable[str]) -> None:
     """From now on only these clients' `step` counts in the round, whatever the others still write."""
-    store.put_json(f"public/cohort/{round:03}", read(store, round) | {step: sorted(clients)})
+    store.put_json(f"public/cohort/{round_:03}", read(store, round_) | {step: sorted(clients)})

@@ -37,9 +37,9 @@ def unreliable(experiment: FedAvg) -> frozenset[str]:
     return _drawn(experiment, "fail", experiment.fail.share if experiment.fail else 0.0)
 
 
-def fails(experiment: FedAvg, round: int, client: str) -> bool:
+def fails(experiment: FedAvg, round_: int, client: str) -> bool:
     """Whether the client's call in this round fails."""
-    return client in unreliable(experiment) and experiment.rng(round, client, "fail").random() < experiment.fail.rate
+    return client in unreliable(experiment) and experiment.rng(round_, client, "fail").random() < experiment.fail.rate
 
 
 @functools.lru_cache(maxsize=256)

@@ -39,38 +39,38 @@ class History:
         """Take notice of one more Record."""
         self.measured |= {step: part.seconds for step, part in record.done.items() if step.name == STEP}
 
-    def chosen(self, round: int) -> tuple[str, ...]:
+    def chosen(self, round_: int) -> tuple[str, ...]:
         """The round's clients: as they are stored, or chosen now, and stored. All earlier rounds must be over.
 
         Raises KdlibError where all calls of the round fail.
         """
-        if not self.decided(round):
-            self._learn(round)
-            self.store.put_json(place(round), list(choose(self.experiment, round, self.pasts)))
-        clients = chosen(self.experiment, self.store, round)
-        if STEP not in attendance.read(self.store, round):
-            there = [client for client in clients if not durations.fails(self.experiment, round, client)]
+        if not self.decided(round_):
+            self._learn(round_)
+            self.store.put_json(place(round_), list(choose(self.experiment, round_, self.pasts)))
+        clients = chosen(self.experiment, self.store, round_)
+        if STEP not in attendance.read(self.store, round_):
+            there = [client for client in clients if not durations.fails(self.experiment, round_, client)]
             if not there:
-                raise KdlibError(f"round {round}: the calls of all {len(clients)} clients fail; allowed: a smaller "
+                raise KdlibError(f"round {round_}: the calls of all {len(clients)} clients fail; allowed: a smaller "
                                  f"fail.share or fail.rate, or more clients_per_round")
             if len(there) < len(clients):
-                attendance.write(self.store, round, STEP, there)
+                attendance.write(self.store, round_, STEP, there)
         return clients
 
-    def decided(self, round: int) -> bool:
+    def decided(self, round_: int) -> bool:
         """Whether the round's clients are known already."""
-        return self.experiment.selection == "round-robin" or self.store.exists(place(round))
+        return self.experiment.selection == "round-robin" or self.store.exists(place(round_))
 
     def _learn(self, before: int) -> None:
-        for round in range(self.known + 1, before):
-            for client in chosen(self.experiment, self.store, round):
-                there = attendance.in_time(self.store, round, STEP, [client])
-                self.pasts[client] = self.pasts[client].after(round, self._seconds(round, client) if there else None)
-            self.known = round
+        for round_ in range(self.known + 1, before):
+            for client in chosen(self.experiment, self.store, round_):
+                there = attendance.in_time(self.store, round_, STEP, [client])
+                self.pasts[client] = self.pasts[client].after(round_, self._seconds(round_, client) if there else None)
+            self.known = round_
 
-    def _seconds(self, round: int, client: str) -> float:
+    def _seconds(self, round_: int, client: str) -> float:
         if self.experiment.durations == "measured":
-            return self.measured[Step(STEP, round, client)]
+            return self.measured[Step(STEP, round_, client)]
         return durations.modelled(self.experiment, client, self.items[client])
 
 
@@ -79,11 +79,11 @@ class Forecast(NamedTuple):
 
     history: History
 
-    def chosen(self, round: int) -> tuple[str, ...]:
+    def chosen(self, round_: int) -> tuple[str, ...]:
         """As History.chosen, but nothing is decided by it."""
         experiment = self.history.experiment
-        return chosen(experiment, self.history.store, round) if self.history.decided(round) else round_robin(
-            experiment, round)
+        return chosen(experiment, self.history.store, round_) if self.history.decided(round_) else round_robin(
+            experiment, round_)
 
 
 def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> None:
@@ -96,14 +96,14 @@ def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> N
         for step in record.done:
             if step.round and step.subject in experiment.client_names:
                 there[step.round, step.name].append(step.subject)
-    for (round, name), clients in there.items():
+    for (round_, name), clients in there.items():
         if name == STEP and getattr(experiment, "selection", "round-robin") != "round-robin":
-            store.put_json(place(round), sorted(clients))
+            store.put_json(place(round_), sorted(clients))
         else:
             called = name == STEP and isinstance(experiment, FedAvg)
-            expected = round_robin(experiment, round) if called else experiment.client_names
+            expected = round_robin(experiment, round_) if called else experiment.client_names
             if set(clients) < set(expected):
-                attendance.write(store, round, name, clients)
+                attendance.write(store, round_, name, clients)
 
 
 def simulate(experiment: FedAvg, items: Mapping[str, int]) -> "pd.DataFrame":
@@ -117,10 +117,10 @@ def simulate(experiment: FedAvg, items: Mapping[str, int]) -> "pd.DataFrame":
     limit = durations.deadline(experiment, items)
     pasts = dict.fromkeys(experiment.client_names, Past())
     slow, rows = durations.slow(experiment), []
-    for round in range(1, experiment.rounds + 1):
-        for client in choose(experiment, round, pasts):
-            failed = durations.fails(experiment, round, client)
+    for round_ in range(1, experiment.rounds + 1):
+        for client in choose(experiment, round_, pasts):
+            failed = durations.fails(experiment, round_, client)
             seconds = limit if failed else durations.modelled(experiment, client, items[client])
-            pasts[client] = pasts[client].after(round, None if failed else seconds)
-            rows.append((round, client, experiment.architecture_of(client), client in slow, failed, seconds))
+            pasts[client] = pasts[client].after(round_, None if failed else seconds)
+            rows.append((round_, client, experiment.architecture_of(client), client in slow, failed, seconds))
     return pd.DataFrame(rows, columns=["round", "client", "architecture", "slow", "failed", "seconds"])

@@ -41,42 +41,44 @@ class Past(NamedTuple):
     @property
     def calls(self) -> tuple[int, ...]:
         """The rounds in which it was called."""
-        return tuple(sorted([round for round, _ in self.finished] + list(self.missed)))
+        return tuple(sorted([round_ for round_, _ in self.finished] + list(self.missed)))
 
     @property
     def back_at(self) -> int:
         """The first round in which it is no longer in back-off: 1, 2, 4 ... rounds after so many misses in a row."""
         last = self.finished[-1][0] if self.finished else 0
-        in_a_row = sum(round > last for round in self.missed)
+        in_a_row = sum(round_ > last for round_ in self.missed)
         return self.missed[-1] + 2 ** (in_a_row - 1) + 1 if in_a_row else 0
 
-    def after(self, round: int, seconds: float | None) -> "Past":
+    def after(self, round_: int, seconds: float | None) -> "Past":
         """Its past once more is known: seconds of the call's training, or None where it missed it."""
         if seconds is None:
-            return self._replace(missed=(*self.missed, round))
-        return self._replace(finished=(*self.finished, (round, seconds)))
+            return self._replace(missed=(*self.missed, round_))
+        return self._replace(finished=(*self.finished, (round_, seconds)))
 
 
-def chosen(experiment: FedAvg, store: Store, round: int) -> tuple[str, ...]:
+def chosen(experiment: FedAvg, store: Store, round_: int) -> tuple[str, ...]:
     """The round's clients as they were chosen, in client order; Steps read them here. Raises Missing before that."""
     if experiment.selection == "round-robin":
-        return round_robin(experiment, round)
-    return tuple(store.get_json(place(round)))
+        return round_robin(experiment, round_)
+    return tuple(store.get_json(place(round_)))
 
 
-def place(round: int) -> str:
+def place(round_: int) -> str:
     """The name of the object that holds a round's choice."""
-    return f"public/selection/{round:03}"
+    return f"public/selection/{round_:03}"
 
 
-def choose(experiment: FedAvg, round: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
+def choose(experiment: FedAvg, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
     """clients_per_round clients, in client order, by the experiment's rule. pasts: of every client, before `round`."""
     if experiment.selection == "round-robin":
-        return round_robin(experiment, round)
-    return at_random(experiment, round) if experiment.selection == "random" else by_behaviour(experiment, round, pasts)
+        return round_robin(experiment, round_)
+    if experiment.selection == "random":
+        return at_random(experiment, round_)
+    return by_behaviour(experiment, round_, pasts)
 
 
-def round_robin(experiment: FedAvg, round: int) -> tuple[str, ...]:
+def round_robin(experiment: FedAvg, round_: int) -> tuple[str, ...]:
     """Architectures take turns, and within one its clients do.
 
     Turns run on from round to round, so over the rounds every client of an architecture is called equally often,
@@ -84,7 +86,7 @@ def round_robin(experiment: FedAvg, round: int) -> tuple[str, ...]:
     """
     groups = _groups(experiment)
     called = [0] * len(groups)
-    for past in range(1, round + 1):
+    for past in range(1, round_ + 1):
         chosen, turn = [], past - 1
         while len(chosen) < experiment.clients_per_round:
             group = groups[turn % len(groups)]
@@ -96,68 +98,68 @@ def round_robin(experiment: FedAvg, round: int) -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
-def at_random(experiment: FedAvg, round: int) -> tuple[str, ...]:
+def at_random(experiment: FedAvg, round_: int) -> tuple[str, ...]:
     """Architectures take turns, each time with one of their clients drawn by seed."""
-    lot = _lots(experiment, round)
-    queues = [sorted(group, key=lot.get) for group in _groups(experiment, round)]
+    lot = _lots(experiment, round_)
+    queues = [sorted(group, key=lot.get) for group in _groups(experiment, round_)]
     return tuple(sorted(_in_turn(queues)[: experiment.clients_per_round]))
 
 
-def by_behaviour(experiment: FedAvg, round: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
+def by_behaviour(experiment: FedAvg, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
     """See the module. Who is alike in all that counts is put in order by seed.
 
     The later clusters' turn comes with the share of the rounds that is over, so unlike with the other rules a longer
     run need not begin with a shorter one's rounds.
     """
-    lot = _lots(experiment, round)
-    tiers = [_tiers(group, round, experiment.rounds, pasts, lot) for group in _groups(experiment, round)]
+    lot = _lots(experiment, round_)
+    tiers = [_tiers(group, round_, experiment.rounds, pasts, lot) for group in _groups(experiment, round_)]
     # Every architecture's best client first; all others in turn, but nobody in back-off before any who is not.
     first = [next(client for tier in of_group for client in tier) for of_group in tiers]
     rest = [client for of_tier in zip(*tiers, strict=True) for client in _in_turn(of_tier) if client not in first]
     return tuple(sorted([*first, *rest][: experiment.clients_per_round]))
 
 
-def _tiers(group, round, rounds, pasts, lot) -> tuple[list[str], list[str], list[str]]:
+def _tiers(group, round_, rounds, pasts, lot) -> tuple[list[str], list[str], list[str]]:
     """An architecture's rookies, its others by cluster, and those in back-off, each in the order of their turn."""
     rookies = [client for client in group if not pasts[client].calls]
-    resting = [client for client in group if round < pasts[client].back_at]
+    resting = [client for client in group if round_ < pasts[client].back_at]
     others = [client for client in group if client not in rookies and client not in resting]
     again = [pasts[client].calls[1] for client in group if len(pasts[client].calls) > 1]
-    clusters = clustered(others, round, pasts, group)
-    first = begin(len(clusters), round, min(again, default=round), rounds)
+    clusters = clustered(others, round_, pasts, group)
+    first = begin(len(clusters), round_, min(again, default=round_), rounds)
     in_order = [client for cluster in clusters[first:] + clusters[:first]
                 for client in sorted(cluster, key=lambda client: (len(pasts[client].calls), lot[client]))]
     return (sorted(rookies, key=lot.get), in_order,
             sorted(resting, key=lambda client: (pasts[client].back_at, lot[client])))
 
 
-def begin(clusters: int, round: int, first_round: int, rounds: int) -> int:
+def begin(clusters: int, round_: int, first_round: int, rounds: int) -> int:
     """Which cluster a round begins with: the floor percentile of the share of rounds since `first_round` that is over.
 
     first_round: the first in which one of the group's clients was called again, so that there were clusters.
     """
-    return (round - first_round) * max(clusters - 1, 0) // max(rounds - first_round, 1)
+    return (round_ - first_round) * max(clusters - 1, 0) // max(rounds - first_round, 1)
 
 
-def clustered(clients: Sequence[str], round: int, pasts: Mapping[str, Past], group: Sequence[str]) -> list[list[str]]:
+def clustered(clients: Sequence[str], round_: int, pasts: Mapping[str, Past], group: Sequence[str]) -> list[list[str]]:
     """The clients, all of them called before, in clusters of like behaviour, the fastest (least mean t + p) first."""
     if not clients:
         return []
-    found = features(clients, round, pasts, group)
+    found = features(clients, round_, pasts, group)
     labels = cluster(found)
     means = {label: found[labels == label].sum(1).mean() for label in set(labels.tolist())}
     return [[client for client, own in zip(clients, labels, strict=True) if own == label]
             for label in sorted(means, key=means.get)]
 
 
-def features(clients: Sequence[str], round: int, pasts: Mapping[str, Past], group: Sequence[str]) -> np.ndarray:
+def features(clients: Sequence[str], round_: int, pasts: Mapping[str, Past], group: Sequence[str]) -> np.ndarray:
     """t and p of each client, in seconds: float64 (clients, 2). One that never finished counts as the group's slowest.
 
     group: all the architecture's clients, of which the longest time is.
     """
     longest = max((seconds for client in group for _, seconds in pasts[client].finished), default=0.0)
     times = [_average([seconds for _, seconds in pasts[client].finished] or [longest], 0.5) for client in clients]
-    misses = [_average([(missed + 1) / round for missed in pasts[client].missed] or [0.0], 0.8) for client in clients]
+    misses = [_average([(missed + 1) / round_ for missed in pasts[client].missed] or [0.0], 0.8) for client in clients]
     return np.column_stack([times, PENALTY * longest * np.array(misses)])
 
 
@@ -192,17 +194,17 @@ def _average(values: Iterable[float], newest: float) -> float:
     return average
 
 
-def _groups(experiment: FedAvg, round: int = 1) -> list[list[str]]:
+def _groups(experiment: FedAvg, round_: int = 1) -> list[list[str]]:
     """Each architecture's clients; another architecture comes first in each round."""
     groups = [[name for name in experiment.client_names if experiment.architecture_of(name) == architecture]
               for architecture in experiment.architectures]
-    first = (round - 1) % len(groups)
+    first = (round_ - 1) % len(groups)
     return groups[first:] + groups[:first]
 
 
-def _lots(experiment: FedAvg, round: int) -> dict[str, int]:
+def _lots(experiment: FedAvg, round_: int) -> dict[str, int]:
     """client -> its place in an order drawn by seed."""
-    order = experiment.rng(round, "server", "selection").permutation(experiment.clients)
+    order = experiment.rng(round_, "server", "selection").permutation(experiment.clients)
     return dict(zip(experiment.client_names, order.tolist(), strict=True))
 
 

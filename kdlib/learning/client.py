@@ -92,11 +92,11 @@ def interrupts_wait() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def train_privately(experiment: Experiment, store: Store, round: int, client: str, model: Model, epochs: int,
+def train_privately(experiment: Experiment, store: Store, round_: int, client: str, model: Model, epochs: int,
                     step: str) -> dict[str, float]:
     """A client's epochs on its own private part: cross-entropy, Adam, the experiment's batch."""
     own = store.get(f"private/{client}/data")
-    batches = Batches(own["x"], own["y"], experiment.batch, experiment.entropy(round, client, f"{step}/order"))
+    batches = Batches(own["x"], own["y"], experiment.batch, experiment.entropy(round_, client, f"{step}/order"))
     return train(experiment, model, batches, F.cross_entropy, epochs=epochs)
 
 
@@ -107,10 +107,10 @@ def evaluate(experiment: Experiment, store: Store, subject: str, weights: str) -
             "items": len(test["y"])}
 
 
-def alignment(experiment: Experiment, round: int, items: int) -> Tensor:
+def alignment(experiment: Experiment, round_: int, items: int) -> Tensor:
     """This round's alignment sample: rows int64 (alignment_items,) of `items` public ones, the same for everybody."""
     size = min(items, experiment.alignment_items)
-    return torch.from_numpy(experiment.rng(round, "server", "alignment").choice(items, size, replace=False))
+    return torch.from_numpy(experiment.rng(round_, "server", "alignment").choice(items, size, replace=False))
 
 
 def mean(tensors: list[Tensor], weights: list[float] | None = None) -> Tensor:

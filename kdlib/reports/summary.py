@@ -54,12 +54,12 @@ def summary(run: Run | str | Path, prices: str | Path = "gcf") -> Summary:
     steps[["mb_in", "mb_out"]] /= 1e6
     steps.loc["in all"] = steps.sum()
     steps["calls"] = steps["calls"].astype(int)
-    round, accuracy = 0, pd.Series(dtype=float)
+    round_, accuracy = 0, pd.Series(dtype=float)
     if (the_run.steps["step"] == "evaluate").any():
         curve = accuracy_by_architecture(the_run)
-        round = curve["round"].max()
-        accuracy = curve[curve["round"] == round].set_index("architecture")["accuracy"]
-    return Summary(the_run.experiment.title, f"{round} of {the_run.experiment.rounds}", table.provider,
+        round_ = curve["round"].max()
+        accuracy = curve[curve["round"] == round_].set_index("architecture")["accuracy"]
+    return Summary(the_run.experiment.title, f"{round_} of {the_run.experiment.rounds}", table.provider,
                    pd.concat([accuracy.rename_axis(None), pd.Series({"mean": accuracy.mean()})]), steps)
 
 

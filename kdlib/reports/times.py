@@ -81,8 +81,8 @@ def rounds(the_run: Run, prices: Prices | None = None, limits: Mapping[str, Limi
     records = the_run.records()
     table = the_run.table
     stages = table.groupby(["round", "step"])["seconds"].max()
-    measured = {round: busy_seconds([record for record in records if record.round == round])
-                for round in sorted(set(table["round"]))}
+    measured = {round_: busy_seconds([record for record in records if record.round == round_])
+                for round_ in sorted(set(table["round"]))}
     accuracy = accuracy_by_architecture(the_run).groupby("round")["accuracy"].mean()
     frame = pd.DataFrame({"modelled": stages.groupby("round").sum(), "measured": pd.Series(measured)})
     frame = frame.join(accuracy)

@@ -118,9 +118,9 @@ def sweep(store: Store, before: int, go_on: bool) -> None:
     """
     counted = attendance.read(store, before).values() if go_on else ()
     for name in store.names():
-        owner, *_, round, kind = f"{name.split('/')[0]}//{name}".split("/")
+        owner, *_, round_, kind = f"{name.split('/')[0]}//{name}".split("/")
         behind = kind == "weights" and any(owner not in clients for clients in counted)
-        if round.isdigit() and int(round) < before and kind not in KEPT and not behind:
+        if round_.isdigit() and int(round_) < before and kind not in KEPT and not behind:
             store.delete(name)
 
 

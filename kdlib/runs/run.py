@@ -83,8 +83,8 @@ def final_bytes(the_run: Run, store: Store, repetition: int = 1) -> str:
     """SHA-256 of the last round's weights, every round's consensus or teacher, and every metric."""
     digest = hashlib.sha256()
     for name in store.names():
-        *_, round, kind = f"/{name}".split("/")
-        if round.isdigit() and kind not in ("logits", "digested", "samples") and not kind.endswith(".json"):
+        *_, round_, kind = f"/{name}".split("/")
+        if round_.isdigit() and kind not in ("logits", "digested", "samples") and not kind.endswith(".json"):
             digest.update(name.encode() + hashlib.sha256(store.content(name)).digest())
     done = {step: part for record in the_run.records(repetition) for step, part in record.done.items()}
     for step in sorted(done):

@@ -146,14 +146,14 @@ class Experiment(BaseModel):
             return subject
         return self.architectures[int(subject.removeprefix("client-")) % len(self.architectures)]
 
-    def entropy(self, round: int, subject: str, purpose: str) -> int:
+    def entropy(self, round_: int, subject: str, purpose: str) -> int:
         """63 bits that depend on (seed, round, subject, purpose) alone: never on the order, the worker or the key."""
-        name = f"{self.seed}/{round}/{subject}/{purpose}".encode()
+        name = f"{self.seed}/{round_}/{subject}/{purpose}".encode()
         return int.from_bytes(hashlib.sha256(name).digest()[:8], "big") >> 1
 
-    def rng(self, round: int, subject: str, purpose: str) -> np.random.Generator:
+    def rng(self, round_: int, subject: str, purpose: str) -> np.random.Generator:
         """NumPy's generator for one purpose; see `entropy`."""
-        return np.random.default_rng(self.entropy(round, subject, purpose))
+        return np.random.default_rng(self.entropy(round_, subject, purpose))
 
     def key(self, data_hashes: Mapping[str, str]) -> str:
         """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included.

@@ -16,26 +16,26 @@ from kdlib.store.store import Store
 
 def workflow(experiment: Alone, history: History):
     """The Stages of a run, in order."""
-    for round in range(1, experiment.rounds + 1):
-        yield Stage("train", experiment.client_names, round)
-        yield Stage("evaluate", experiment.client_names, round)
+    for round_ in range(1, experiment.rounds + 1):
+        yield Stage("train", experiment.client_names, round_)
+        yield Stage("evaluate", experiment.client_names, round_)
 
 
-def train(experiment: Alone, store: Store, round: int, client: str) -> dict[str, float]:
+def train(experiment: Alone, store: Store, round_: int, client: str) -> dict[str, float]:
     """Local epochs by cross-entropy from where the client stood."""
-    before = last_counted(store, round - 1, "train", client)
+    before = last_counted(store, round_ - 1, "train", client)
     if before == 0:
         model = c.start(experiment, client)
     else:
         model = c.load(experiment, store, client, f"{client}/{before:03}/weights")
-    metrics = c.train_privately(experiment, store, round, client, model, experiment.local_epochs, "train")
-    c.save(store, f"{client}/{round:03}/weights", model)
+    metrics = c.train_privately(experiment, store, round_, client, model, experiment.local_epochs, "train")
+    c.save(store, f"{client}/{round_:03}/weights", model)
     return metrics
 
 
-def evaluate(experiment: Alone, store: Store, round: int, client: str) -> dict[str, float]:
+def evaluate(experiment: Alone, store: Store, round_: int, client: str) -> dict[str, float]:
     """The client's model on the private test set."""
-    return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
+    return c.evaluate(experiment, store, client, f"{client}/{round_:03}/weights")
 
 
 NEEDS = {"evaluate": "train"}  # a client that missed the second is not called for the first

@@ -34,12 +34,12 @@ def workflow(experiment: FedMD, history: History):
     yield Stage("pretrain", experiment.architectures)
     yield Stage("transfer", clients)
     yield Stage("evaluate", clients)
-    for round in range(1, experiment.rounds + 1):
-        yield Stage("communicate", clients, round)
-        yield Stage("aggregate", ("server",), round)
-        yield Stage("digest", clients, round)
-        yield Stage("revisit", clients, round)
-        yield Stage("evaluate", clients, round)
+    for round_ in range(1, experiment.rounds + 1):
+        yield Stage("communicate", clients, round_)
+        yield Stage("aggregate", ("server",), round_)
+        yield Stage("digest", clients, round_)
+        yield Stage("revisit", clients, round_)
+        yield Stage("evaluate", clients, round_)
 
 
 def fused_workflow(experiment: FedMD, history: History):
@@ -47,13 +47,13 @@ def fused_workflow(experiment: FedMD, history: History):
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
     yield Stage("transfer+evaluate>communicate", clients)
-    for round in range(1, experiment.rounds + 1):
-        yield Stage("aggregate", ("server",), round)
-        last = round == experiment.rounds
-        yield Stage("digest+revisit+evaluate" if last else "digest+revisit+evaluate>communicate", clients, round)
+    for round_ in range(1, experiment.rounds + 1):
+        yield Stage("aggregate", ("server",), round_)
+        last = round_ == experiment.rounds
+        yield Stage("digest+revisit+evaluate" if last else "digest+revisit+evaluate>communicate", clients, round_)
 
 
-def pretrain(experiment: FedMD, store: Store, round: int, architecture: str) -> dict[str, float]:
+def pretrain(experiment: FedMD, store: Store, round_: int, architecture: str) -> dict[str, float]:
     """Public transfer learning, once per architecture: cross-entropy on the labelled public data.
 
     Stops on a fixed, seeded fifth of them, of a text the last; the best weights are kept.
@@ -62,15 +62,15 @@ def pretrain(experiment: FedMD, store: Store, round: int, architecture: str) -> 
     model = c.start(experiment, architecture)
     metrics = _converge(experiment, model, public, "public", "pretrain", experiment.pretrain_batch,
                         experiment.pretrain_epochs, experiment.pretrain_patience,
-                        order=experiment.entropy(round, architecture, "pretrain/order"))
+                        order=experiment.entropy(round_, architecture, "pretrain/order"))
     c.save(store, f"public/000/{architecture}", model)
     return metrics
 
 
-def transfer(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
+def transfer(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """Private transfer learning from the architecture's public weights; stops on a fixed fifth of the client's part."""
     own = store.get(f"private/{client}/data")
-    order = experiment.entropy(round, client, "transfer/order")
+    order = experiment.entropy(round_, client, "transfer/order")
     if experiment.transfer == "lost":  # the artefact: nobody ever reads what both transfer phases learnt
         model = c.start(experiment, client)
     else:
@@ -88,44 +88,44 @@ def transfer(experiment: FedMD, store: Store, round: int, client: str) -> dict[s
     return metrics
 
 
-def communicate(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
+def communicate(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """z_c = f_c(X_r): the client's logits on the round's alignment sample X_r."""
-    model = _own_model(experiment, store, round, client)
-    logits = predict(experiment, model, _alignment_sample(experiment, store, round, client, "communicate"))
-    store.put(f"{client}/{round:03}/logits", {"logits": logits})
+    model = _own_model(experiment, store, round_, client)
+    logits = predict(experiment, model, _alignment_sample(experiment, store, round_, client, "communicate"))
+    store.put(f"{client}/{round_:03}/logits", {"logits": logits})
     return {"items": len(logits)}
 
 
-def aggregate(experiment: FedMD, store: Store, round: int, server: str) -> dict[str, float]:
+def aggregate(experiment: FedMD, store: Store, round_: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the consensus, the plain mean over all clients that were in time."""
-    clients = in_time(store, round, "communicate", experiment.client_names)
-    logits = [store.get(f"{client}/{round:03}/logits")["logits"] for client in clients]
-    store.put(f"public/{round:03}/consensus", {"logits": c.mean(logits)})
+    clients = in_time(store, round_, "communicate", experiment.client_names)
+    logits = [store.get(f"{client}/{round_:03}/logits")["logits"] for client in clients]
+    store.put(f"public/{round_:03}/consensus", {"logits": c.mean(logits)})
     return {"clients": len(logits)}
 
 
-def digest(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
+def digest(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """min mean |f_c(X_r) - z|: the client fits its logits to the consensus, with a new Adam."""
-    model = _own_model(experiment, store, round, client)
-    x = _alignment_sample(experiment, store, round, client, "digest")
-    consensus = store.get(f"public/{round:03}/consensus")["logits"]
-    batches = Batches(x, consensus, experiment.digest_batch, experiment.entropy(round, client, "digest/order"))
+    model = _own_model(experiment, store, round_, client)
+    x = _alignment_sample(experiment, store, round_, client, "digest")
+    consensus = store.get(f"public/{round_:03}/consensus")["logits"]
+    batches = Batches(x, consensus, experiment.digest_batch, experiment.entropy(round_, client, "digest/order"))
     metrics = c.train(experiment, model, batches, F.l1_loss, epochs=experiment.digest_epochs)
-    c.save(store, f"{client}/{round:03}/digested", model)
+    c.save(store, f"{client}/{round_:03}/digested", model)
     return metrics
 
 
-def revisit(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
+def revisit(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """A few epochs on the client's private part, by cross-entropy, so that it does not forget its own data."""
-    model = c.load(experiment, store, client, f"{client}/{round:03}/digested")
-    metrics = c.train_privately(experiment, store, round, client, model, experiment.revisit_epochs, "revisit")
-    c.save(store, f"{client}/{round:03}/weights", model)
+    model = c.load(experiment, store, client, f"{client}/{round_:03}/digested")
+    metrics = c.train_privately(experiment, store, round_, client, model, experiment.revisit_epochs, "revisit")
+    c.save(store, f"{client}/{round_:03}/weights", model)
     return metrics
 
 
-def evaluate(experiment: FedMD, store: Store, round: int, client: str) -> dict[str, float]:
+def evaluate(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """The personal model on the private test set, or the client's own; round 0 is before any collaboration."""
-    return c.evaluate(experiment, store, client, f"{client}/{round:03}/weights")
+    return c.evaluate(experiment, store, client, f"{client}/{round_:03}/weights")
 
 
 NEEDS = {"revisit": "digest", "evaluate": "revisit"}  # a client that missed the second is not called for the first
@@ -153,14 +153,15 @@ def _fifth(experiment, data, owner, step) -> tuple[Tensor, Tensor]:
     return fifth, rest
 
 
-def _own_model(experiment, store, round, client):
+def _own_model(experiment, store, round_, client):
     """The client's personal model before the round: of the newest round whose `revisit` it did not miss."""
-    return c.load(experiment, store, client, f"{client}/{last_counted(store, round - 1, 'revisit', client):03}/weights")
+    newest = last_counted(store, round_ - 1, "revisit", client)
+    return c.load(experiment, store, client, f"{client}/{newest:03}/weights")
 
 
-def _alignment_sample(experiment, store, round, client, step) -> Tensor:
+def _alignment_sample(experiment, store, round_, client, step) -> Tensor:
     """The round's public images, uint8 (alignment_items, H, W[, C]), in the same order for every client."""
     public = store.get("public/data")["x"]
     if experiment.alignment == "permuted":  # the artefact: every read reshuffles the public set before the draw
-        public = public[torch.from_numpy(experiment.rng(round, client, f"{step}/reshuffle").permutation(len(public)))]
-    return public[c.alignment(experiment, round, len(public))]
+        public = public[torch.from_numpy(experiment.rng(round_, client, f"{step}/reshuffle").permutation(len(public)))]
+    return public[c.alignment(experiment, round_, len(public))]

@@ -59,10 +59,10 @@ def test_an_unreliable_client_fails_always_or_at_its_rate_and_another_never():
     always, often = feddf(fail={"share": 0.1}), feddf(fail={"share": 0.1, "rate": 0.25})
     for experiment, low, high in ((always, 1.0, 1.0), (often, 0.19, 0.31)):
         for client in experiment.client_names:
-            rate = sum(durations.fails(experiment, round, client) for round in range(1, 101)) / 100
+            rate = sum(durations.fails(experiment, round_, client) for round_ in range(1, 101)) / 100
             if client not in durations.unreliable(experiment):
                 assert rate == 0
-        pooled = [durations.fails(experiment, round, client) for round in range(1, 101)
+        pooled = [durations.fails(experiment, round_, client) for round_ in range(1, 101)
                   for client in durations.unreliable(experiment)]
         assert low <= sum(pooled) / len(pooled) <= high
     assert not any(durations.fails(feddf(), 1, client) for client in feddf().client_names)

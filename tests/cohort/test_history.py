@@ -47,18 +47,18 @@ def test_a_run_calls_whom_its_simulation_does(ailing):
     table = history.simulate(ailing.experiment, ailing.partition.groupby("client")["items"].sum().to_dict())
     assert table["failed"].any() and table["slow"].any() and (table.groupby("round").size() == 6).all()
     assert calls(ailing) == table[~table["failed"]].groupby("round")["client"].agg(set).to_dict()
-    for round, called in table.groupby("round")["client"].agg(sorted).items():
-        assert ailing.store.get_json(place(round)) == called
+    for round_, called in table.groupby("round")["client"].agg(sorted).items():
+        assert ailing.store.get_json(place(round_)) == called
 
 
 def test_a_failing_client_takes_no_part_and_is_written_down_as_missing(ailing):
     failing = durations.unreliable(ailing.experiment)
     assert len(failing) == 2 and failing.isdisjoint(set.union(*calls(ailing).values()))
-    for round, there in calls(ailing).items():
-        chosen = ailing.store.get_json(place(round))
-        assert set(in_time(ailing.store, round, "train", chosen)) == there == set(chosen) - failing
+    for round_, there in calls(ailing).items():
+        chosen = ailing.store.get_json(place(round_))
+        assert set(in_time(ailing.store, round_, "train", chosen)) == there == set(chosen) - failing
     taught = {record.round: record.parts[0].metrics["clients"] for record in ailing.records() if record.step == "teach"}
-    assert taught == {round: len(there) for round, there in calls(ailing).items()}
+    assert taught == {round_: len(there) for round_, there in calls(ailing).items()}
 
 
 def test_nothing_sleeps(ailing):
@@ -184,7 +184,7 @@ def test_where_clients_missed_a_step_a_replay_leaves_them_out_of_it(strategy, tm
     several = make_experiment("digits", strategy, 1.0, profile="smoke", clients=3, rounds=2)
     first, second, third = several.client_names
     step = {"fedmd": "digest", "alone": "train"}[strategy]
-    records = [made.record(step, client, 1.0, round) for round, client in
+    records = [made.record(step, client, 1.0, round_) for round_, client in
                ((1, first), (1, third), (2, first), (2, second), (2, third))]
     store = Store(str(tmp_path))
     history.follow(several, store, records)

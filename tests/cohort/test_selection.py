@@ -26,10 +26,10 @@ def name(index):
     return f"client-{index:04}"
 
 
-def after(experiment, pasts, round, missing=()):
+def after(experiment, pasts, round_, missing=()):
     """The pasts once the round's choice is known, every client taking a second longer than the one before it."""
-    chosen = choose(experiment, round, pasts)
-    return chosen, pasts | {one: pasts[one].after(round, None if one in missing else 1.0 + int(one[-4:]))
+    chosen = choose(experiment, round_, pasts)
+    return chosen, pasts | {one: pasts[one].after(round_, None if one in missing else 1.0 + int(one[-4:]))
                             for one in chosen}
 
 
@@ -38,10 +38,10 @@ def after(experiment, pasts, round, missing=()):
 def test_every_round_is_full_and_serves_every_architecture(clients, architectures, called, rule):
     experiment = federation(clients, architectures, called, rule, rounds=ROUNDS)
     pasts = dict.fromkeys(experiment.client_names, Past())
-    for round in range(1, ROUNDS // 2):
+    for round_ in range(1, ROUNDS // 2):
         before = dict(pasts)
-        chosen, pasts = after(experiment, pasts, round, missing={name(0), name(2)})
-        assert chosen == choose(experiment, round, before) == tuple(sorted(set(chosen)))
+        chosen, pasts = after(experiment, pasts, round_, missing={name(0), name(2)})
+        assert chosen == choose(experiment, round_, before) == tuple(sorted(set(chosen)))
         assert len(chosen) == called and set(chosen) <= set(experiment.client_names)
         assert {experiment.architecture_of(one) for one in chosen} == set(experiment.architectures)
 
@@ -50,28 +50,28 @@ def test_every_round_is_full_and_serves_every_architecture(clients, architecture
 def test_in_turn_calls_are_even(clients, architectures, called):
     experiment = federation(clients, architectures, called, "round-robin")
     calls = Counter(dict.fromkeys(experiment.client_names, 0))
-    for round in range(1, ROUNDS + 1):
-        calls.update(round_robin(experiment, round))
+    for round_ in range(1, ROUNDS + 1):
+        calls.update(round_robin(experiment, round_))
         for architecture in experiment.architectures:
             of_group = [count for one, count in calls.items() if experiment.architecture_of(one) == architecture]
-            assert max(of_group) - min(of_group) <= 1, f"round {round}: {architecture}'s clients are not called equally"
+            assert max(of_group) - min(of_group) <= 1, f"round {round_}: {architecture}'s are not called equally"
 
 
 @pytest.mark.parametrize("rule", ["round-robin", "random"])
 def test_who_is_called_does_not_depend_on_how_many_rounds_there_are(rule):
     short, long = (make_experiment("digits", "fedavg", 1.0, profile="smoke", clients=9, rounds=rounds, selection=rule)
                    for rounds in (2, 9))
-    assert [choose(short, round, {}) for round in (1, 2)] == [choose(long, round, {}) for round in (1, 2)]
+    assert [choose(short, round_, {}) for round_ in (1, 2)] == [choose(long, round_, {}) for round_ in (1, 2)]
     assert choose(long, 1, {}) != choose(long, 2, {})
 
 
 def test_at_random_everybody_has_the_same_chance_and_seeds_differ():
     experiment = federation(12, 3, 6, "random")
-    calls = Counter(one for round in range(1, 401) for one in choose(experiment, round, {}))
+    calls = Counter(one for round_ in range(1, 401) for one in choose(experiment, round_, {}))
     assert set(calls) == set(experiment.client_names)
     assert all(abs(count - 200) < 5 * (400 * 0.5 * 0.5) ** 0.5 for count in calls.values()), calls
     other = experiment.model_copy(update={"seed": 1})
-    assert [choose(experiment, round, {}) for round in range(9)] != [choose(other, round, {}) for round in range(9)]
+    assert [choose(experiment, round_, {}) for round_ in range(9)] != [choose(other, round_, {}) for round_ in range(9)]
 
 
 @pytest.mark.parametrize(("missed", "finished", "back_at"), [
@@ -79,7 +79,7 @@ def test_at_random_everybody_has_the_same_chance_and_seeds_differ():
     ((3, 5), (6,), 0), ((3, 5, 8), (6,), 10), ((3, 5, 8), (4,), 11), ((), (1, 2), 0),
 ])
 def test_back_off_doubles_with_each_miss_in_a_row(missed, finished, back_at):
-    past = Past(tuple((round, 1.0) for round in finished), missed)
+    past = Past(tuple((round_, 1.0) for round_ in finished), missed)
     assert past.back_at == back_at
     assert past.calls == tuple(sorted([*missed, *finished]))
 
@@ -133,9 +133,9 @@ def test_clusters_come_in_the_order_of_their_mean_time_and_penalty():
     (1, 20, 0), (2, 5, 0), (2, 19, 0), (2, 20, 1), (3, 5, 0), (3, 12, 0), (3, 13, 1), (3, 19, 1), (3, 20, 2),
     (5, 9, 1), (5, 17, 3), (0, 7, 0),
 ])
-def test_later_rounds_begin_with_slower_clusters(clusters, round, begins):
+def test_later_rounds_begin_with_slower_clusters(clusters, round_, begins):
     """Clusters since round 5, of 20 rounds: floor of ((round - 5) / 15) x (clusters - 1)."""
-    assert selection.begin(clusters, round, first_round=5, rounds=20) == begins
+    assert selection.begin(clusters, round_, first_round=5, rounds=20) == begins
 
 
 def test_with_clusters_only_in_the_last_round_it_begins_with_the_fastest():
@@ -149,8 +149,8 @@ PASTS = {name(0): Past(((1, 1.0), (2, 1.0), (4, 1.0))), name(1): Past(((1, 1.1),
          name(4): Past(((2, 5.1), (4, 5.1))), name(5): Past(((3, 1.0),), (6,)), name(6): Past()}
 
 
-def called(called, round, pasts=None, rounds=20):
-    chosen = choose(federation(7, 1, called, rounds=rounds), round, pasts or PASTS)
+def called(called, round_, pasts=None, rounds=20):
+    chosen = choose(federation(7, 1, called, rounds=rounds), round_, pasts or PASTS)
     return [int(one[-4:]) for one in chosen]
 
 
@@ -196,15 +196,15 @@ def test_one_in_back_off_waits_for_those_of_other_architectures_that_are_not():
 def test_equals_are_drawn_by_seed_and_another_way_in_each_round():
     experiment = federation(20, 1, 2, rounds=99)
     rookies = dict.fromkeys(experiment.client_names, Past())
-    drawn = [choose(experiment, round, rookies) for round in range(1, 30)]
-    assert drawn == [choose(experiment, round, rookies) for round in range(1, 30)] and len(set(drawn)) > 20
+    drawn = [choose(experiment, round_, rookies) for round_ in range(1, 30)]
+    assert drawn == [choose(experiment, round_, rookies) for round_ in range(1, 30)] and len(set(drawn)) > 20
 
 
 def test_nobody_is_forgotten():
     experiment = federation(20, 2, 6, rounds=30)
     pasts = dict.fromkeys(experiment.client_names, Past())
-    for round in range(1, 31):
-        _, pasts = after(experiment, pasts, round)
+    for round_ in range(1, 31):
+        _, pasts = after(experiment, pasts, round_)
     assert min(len(past.calls) for past in pasts.values()) >= 3
 
 

@@ -96,9 +96,9 @@ def single(engine, image, tmp_path):
         engine.docker("rm", "--force", name)
 
 
-def post(url, step, round):
+def post(url, step, round_):
     return httpx.post(url, headers={"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY)}"}, trust_env=False,
-                      json={"run": KEY, "round": round, "step": step, "subject": "client-0000"}, timeout=300)
+                      json={"run": KEY, "round": round_, "step": step, "subject": "client-0000"}, timeout=300)
 
 
 def test_the_image_is_small_and_says_who_it_runs_as_and_no_secret(engine, image):

@@ -19,8 +19,8 @@ def phases(run, once, in_round):
     once: phases as (name, subjects); in_round: round -> such phases.
     """
     expected = [(name, 0, sorted(subjects)) for name, subjects in once]
-    for round in rounds(run):
-        expected += [(name, round, sorted(subjects)) for name, subjects in in_round(round)]
+    for round_ in rounds(run):
+        expected += [(name, round_, sorted(subjects)) for name, subjects in in_round(round_)]
     ran = sorted(run.records(), key=lambda record: record.started)
     grouped = itertools.groupby(ran, key=lambda record: (record.step, record.round))
     found = [(*phase, sorted(record.subject for record in records)) for phase, records in grouped]
@@ -46,36 +46,36 @@ def no_test_label_decides(run, relabelled):
     assert changed == [name for name in names if name.endswith("/test")] != [], "a test label reached a decision"
 
 
-def metrics(run, name, round=None):
+def metrics(run, name, round_=None):
     """(round, subject) -> metrics of all the Steps of that name, or of one round's."""
     return {(step.round, step.subject): part.metrics for record in run.records() for step, part in record.done.items()
-            if step.name == name and round in (None, step.round)}
+            if step.name == name and round_ in (None, step.round)}
 
 
-def sample_rows(run, round, weights):
+def sample_rows(run, round_, weights):
     """The public rows of the round's sample, found among all public images by the first client's logits.
 
     weights: client -> name of the weights that predicted its logits.
     """
-    first = _predicted(run, round)[0]
-    stored = run.store.get(f"{first}/{round:03}/logits")["logits"]
+    first = _predicted(run, round_)[0]
+    stored = run.store.get(f"{first}/{round_:03}/logits")["logits"]
     return torch.cdist(stored, logits(run, first, weights(first), run.store.get("public/data")["x"])).argmin(1)
 
 
-def one_sample(run, round, weights):
+def one_sample(run, round_, weights):
     """All the round's logits are of one sample of distinct public images in one order; returns its rows."""
-    rows = sample_rows(run, round, weights)
+    rows = sample_rows(run, round_, weights)
     assert len(set(rows.tolist())) == len(rows) == run.experiment.alignment_items, "an image is in the sample twice"
     x = run.store.get("public/data")["x"][rows]
-    for name in _predicted(run, round):
-        close(run.store.get(f"{name}/{round:03}/logits")["logits"], logits(run, name, weights(name), x),
+    for name in _predicted(run, round_):
+        close(run.store.get(f"{name}/{round_:03}/logits")["logits"], logits(run, name, weights(name), x),
               f"{name} did not predict the sample in the first client's order")
     return rows
 
 
-def _predicted(run, round):
+def _predicted(run, round_):
     """The clients whose logits the round has, sorted."""
-    return [name.split("/")[0] for name in run.store.names() if name.endswith(f"/{round:03}/logits")]
+    return [name.split("/")[0] for name in run.store.names() if name.endswith(f"/{round_:03}/logits")]
 
 
 def overlapping_parts(patch):
@@ -105,12 +105,12 @@ def rounds(run):
     return range(1, run.experiment.rounds + 1)
 
 
-def privately(run, round, name, start, count, step):
+def privately(run, round_, name, start, count, step):
     """The weights after `count` epochs of a plain loop on the client's part, from those stored as `start`."""
     own = run.store.get(f"private/{name}/data")
-    order = run.experiment.entropy(round, name, f"{step}/order")
+    order = run.experiment.entropy(round_, name, f"{step}/order")
     return fit(load(run, name, start), cross_entropy, epochs(own["x"], own["y"], run.experiment.batch, order),
-               count * math.ceil(len(own["y"]) / run.experiment.batch), run.experiment.entropy(round, name, step))
+               count * math.ceil(len(own["y"]) / run.experiment.batch), run.experiment.entropy(round_, name, step))
 
 
 def pixels(x):

@@ -23,8 +23,8 @@ def clean(smoke):
 
 
 def phase_order(the_run):
-    def in_round(round):
-        chosen = _chosen(the_run, round)
+    def in_round(round_):
+        chosen = _chosen(the_run, round_)
         assert len(chosen) == the_run.experiment.clients_per_round
         architectures = the_run.experiment.architectures
         return [("train", chosen), ("teach", ["server"]), ("distil", architectures), ("evaluate", architectures)]
@@ -34,25 +34,25 @@ def phase_order(the_run):
 
 def train_goes_on_from_the_distilled(the_run):
     """A client's weights are those of a plain loop on its own part, from its architecture's distilled weights."""
-    for round in laws.rounds(the_run):
-        for name in _chosen(the_run, round):
-            start = f"public/{round - 1:03}/{the_run.experiment.architecture_of(name)}" if round > 1 else None
-            expected = laws.privately(the_run, round, name, start, the_run.experiment.local_epochs, "train")
-            laws.close_weights(the_run.store.get(f"{name}/{round:03}/weights"), expected,
+    for round_ in laws.rounds(the_run):
+        for name in _chosen(the_run, round_):
+            start = f"public/{round_ - 1:03}/{the_run.experiment.architecture_of(name)}" if round_ > 1 else None
+            expected = laws.privately(the_run, round_, name, start, the_run.experiment.local_epochs, "train")
+            laws.close_weights(the_run.store.get(f"{name}/{round_:03}/weights"), expected,
                                f"{name} did not train from its architecture's current weights")
 
 
 def one_sample_for_all(the_run):
     """The round's clients predict one sample in one order, with the weights they have just trained."""
-    samples = {frozenset(laws.one_sample(the_run, round, lambda name, r=round: f"{name}/{r:03}/weights").tolist())
-               for round in laws.rounds(the_run)}
+    samples = {frozenset(laws.one_sample(the_run, round_, lambda name, r=round_: f"{name}/{r:03}/weights").tolist())
+               for round_ in laws.rounds(the_run)}
     assert len(samples) == the_run.experiment.rounds, "the sample is not drawn anew each round"
 
 
 def teacher_is_the_mean_over_all(the_run):
     """z = 1/C sum_c z_c over ALL the round's clients, of every architecture."""
-    for round in laws.rounds(the_run):
-        laws.close(the_run.store.get(f"public/{round:03}/teacher")["logits"], _teacher(the_run, round),
+    for round_ in laws.rounds(the_run):
+        laws.close(the_run.store.get(f"public/{round_:03}/teacher")["logits"], _teacher(the_run, round_),
                    "the teacher is not the mean over the round's clients")
 
 
@@ -75,28 +75,28 @@ def student_learns_the_teacher(the_run):
         log_p, log_q = z.log_softmax(1), logits.log_softmax(1)
         return (log_p.exp() * (log_p - log_q)).sum(1).mean()
 
-    for round in laws.rounds(the_run):
-        rows = laws.sample_rows(the_run, round, lambda name, r=round: f"{name}/{r:03}/weights")
-        x, teacher = the_run.store.get("public/data")["x"][rows], torch.from_numpy(_teacher(the_run, round)).float()
+    for round_ in laws.rounds(the_run):
+        rows = laws.sample_rows(the_run, round_, lambda name, r=round_: f"{name}/{r:03}/weights")
+        x, teacher = the_run.store.get("public/data")["x"][rows], torch.from_numpy(_teacher(the_run, round_)).float()
         for architecture in experiment.architectures:
-            order = experiment.entropy(round, architecture, "distil/order")
-            expected = laws.fit(_averaged_start(the_run, round, architecture), loss,
+            order = experiment.entropy(round_, architecture, "distil/order")
+            expected = laws.fit(_averaged_start(the_run, round_, architecture), loss,
                                 laws.epochs(x, teacher, experiment.distil_batch, order), experiment.distil_batches,
-                                experiment.entropy(round, architecture, "distil"))
-            laws.close_weights(the_run.store.get(f"public/{round:03}/{architecture}"), expected,
+                                experiment.entropy(round_, architecture, "distil"))
+            laws.close_weights(the_run.store.get(f"public/{round_:03}/{architecture}"), expected,
                                f"{architecture} did not learn the teacher of all clients by the forward KL")
 
 
 def best_weights_win(the_run):
     """The stored student scores on the validation data what the best score says, and no less than its start."""
     held = the_run.store.get("aggregator/validation")
-    for round in laws.rounds(the_run):
-        distilled = laws.metrics(the_run, "distil", round)
+    for round_ in laws.rounds(the_run):
+        distilled = laws.metrics(the_run, "distil", round_)
         assert {subject for _, subject in distilled} == set(the_run.experiment.architectures)
         for (_, architecture), done in distilled.items():
-            model = laws.load(the_run, architecture, f"public/{round:03}/{architecture}")
+            model = laws.load(the_run, architecture, f"public/{round_:03}/{architecture}")
             assert laws.accuracy(model, held) == pytest.approx(done["best"]), "the best weights did not win"
-            start = _averaged_start(the_run, round, architecture)
+            start = _averaged_start(the_run, round_, architecture)
             assert done["best"] >= laws.accuracy(start, held) - 1e-6, "the start was better"
 
 
@@ -145,12 +145,12 @@ def evaluate_after_the_next_round_began(patch):
 def goes_on_from_own_weights(patch):
     train_locally = fedavg.train_locally
 
-    def own(experiment, store, round, name):
+    def own(experiment, store, round_, name):
         with pytest.MonkeyPatch.context() as within:
-            if round > 1:
-                weights = client.load(experiment, store, name, f"{name}/{round - 1:03}/weights")
+            if round_ > 1:
+                weights = client.load(experiment, store, name, f"{name}/{round_ - 1:03}/weights")
                 within.setattr(fedavg, "current", lambda *_: weights)
-            return train_locally(experiment, store, round, name)
+            return train_locally(experiment, store, round_, name)
 
     patch.setattr(feddf, "train_locally", own)
     return {"rounds": 2}
@@ -158,7 +158,7 @@ def goes_on_from_own_weights(patch):
 
 def sample_of_its_own(patch):
     alignment, turn = client.alignment, iter(range(1, 1000))
-    patch.setattr(client, "alignment", lambda experiment, round, items: alignment(experiment, next(turn), items))
+    patch.setattr(client, "alignment", lambda experiment, round_, items: alignment(experiment, next(turn), items))
 
 
 def one_client_left_out(patch):
@@ -175,9 +175,9 @@ def unweighted(patch):
 def batch_norm_left_out(patch):
     averaged = feddf.averaged
 
-    def without(store, round, names):
-        first = store.get(f"{names[0]}/{round:03}/weights")
-        return averaged(store, round, names) | {key: first[key] for key in first if "running" in key}
+    def without(store, round_, names):
+        first = store.get(f"{names[0]}/{round_:03}/weights")
+        return averaged(store, round_, names) | {key: first[key] for key in first if "running" in key}
 
     patch.setattr(feddf, "averaged", without)
     return only_the_start_is_scored(patch)
@@ -186,11 +186,11 @@ def batch_norm_left_out(patch):
 def taught_by_its_own_architecture(patch):
     distil = feddf.distil
 
-    def own(experiment, store, round, architecture):
+    def own(experiment, store, round_, architecture):
         names = [name for name in experiment.client_names if experiment.architecture_of(name) == architecture]
-        logits = [store.get(f"{name}/{round:03}/logits")["logits"] for name in names]
-        store.put(f"public/{round:03}/teacher", {"logits": client.mean(logits)})
-        return distil(experiment, store, round, architecture)
+        logits = [store.get(f"{name}/{round_:03}/logits")["logits"] for name in names]
+        store.put(f"public/{round_:03}/teacher", {"logits": client.mean(logits)})
+        return distil(experiment, store, round_, architecture)
 
     patch.setitem(feddf.HANDLERS, "distil", own)
     every_score_is_a_gain(patch)
@@ -248,12 +248,12 @@ def recomputed(smoke):
 
 def recomputed_logits_are_the_stored_mean(the_run):
     """For any rows of the round's sample, in any order and batch."""
-    for round in laws.rounds(the_run):
-        sample = laws.sample_rows(the_run, round, lambda name, r=round: f"{name}/{r:03}/weights")
+    for round_ in laws.rounds(the_run):
+        sample = laws.sample_rows(the_run, round_, lambda name, r=round_: f"{name}/{r:03}/weights")
         x = the_run.store.get("public/data")["x"][sample]
-        found = feddf.Recomputed(the_run.experiment, the_run.store, round, x)
-        stored = the_run.store.get(f"public/{round:03}/teacher")["logits"]
-        for rows in torch.randperm(len(x), generator=torch.Generator().manual_seed(round)).split(100):
+        found = feddf.Recomputed(the_run.experiment, the_run.store, round_, x)
+        stored = the_run.store.get(f"public/{round_:03}/teacher")["logits"]
+        for rows in torch.randperm(len(x), generator=torch.Generator().manual_seed(round_)).split(100):
             torch.testing.assert_close(found[rows], stored[rows], rtol=0, atol=1e-5)
 
 
@@ -303,25 +303,25 @@ def _kl(p, q):
     return float((p * np.log(p / q)).sum(1).mean())
 
 
-def _chosen(the_run, round):
+def _chosen(the_run, round_):
     """The clients that the round's records say were called."""
-    return sorted(record.subject for record in the_run.records() if (record.step, record.round) == ("train", round))
+    return sorted(record.subject for record in the_run.records() if (record.step, record.round) == ("train", round_))
 
 
-def _teacher(the_run, round):
-    return laws.mean([the_run.store.get(f"{name}/{round:03}/logits")["logits"] for name in _chosen(the_run, round)])
+def _teacher(the_run, round_):
+    return laws.mean([the_run.store.get(f"{name}/{round_:03}/logits")["logits"] for name in _chosen(the_run, round_)])
 
 
-def _average(the_run, round, architecture):
+def _average(the_run, round_, architecture):
     """The mean of what the round's clients of the architecture trained, weighted by the samples that they hold."""
-    names = [name for name in _chosen(the_run, round) if the_run.experiment.architecture_of(name) == architecture]
-    trained = [the_run.store.get(f"{name}/{round:03}/weights") for name in names]
+    names = [name for name in _chosen(the_run, round_) if the_run.experiment.architecture_of(name) == architecture]
+    trained = [the_run.store.get(f"{name}/{round_:03}/weights") for name in names]
     samples = [len(the_run.store.get(f"private/{name}/data")["y"]) for name in names]
     return {key: laws.mean([weights[key] for weights in trained], samples) for key in trained[0]}
 
 
-def _averaged_start(the_run, round, architecture):
+def _averaged_start(the_run, round_, architecture):
     model = client.start(the_run.experiment, architecture)
     model.load_state_dict({key: torch.from_numpy(np.asarray(array))
-                           for key, array in _average(the_run, round, architecture).items()})
+                           for key, array in _average(the_run, round_, architecture).items()})
     return model

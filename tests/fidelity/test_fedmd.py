@@ -26,7 +26,7 @@ def phase_order(the_run):
     once = [("pretrain", the_run.experiment.architectures), ("transfer", clients), ("evaluate", clients)]
     in_round = [("communicate", clients), ("aggregate", ["server"]), ("digest", clients), ("revisit", clients),
                 ("evaluate", clients)]
-    laws.phases(the_run, once, lambda round: in_round)
+    laws.phases(the_run, once, lambda round_: in_round)
 
 
 def transfer_goes_on_from_public_weights(the_run):
@@ -41,43 +41,43 @@ def transfer_goes_on_from_public_weights(the_run):
 
 def one_sample_for_all(the_run):
     """communicate predicts one sample in one order for all clients, with the weights of the round before."""
-    samples = {frozenset(_sample(the_run, round, laws.one_sample).tolist()) for round in laws.rounds(the_run)}
+    samples = {frozenset(_sample(the_run, round_, laws.one_sample).tolist()) for round_ in laws.rounds(the_run)}
     assert len(samples) == the_run.experiment.rounds, "the sample is not drawn anew each round"
 
 
 def consensus_is_the_mean(the_run):
     """z = 1/C sum_c z_c."""
-    for round in laws.rounds(the_run):
-        logits = [the_run.store.get(f"{name}/{round:03}/logits")["logits"] for name in the_run.experiment.client_names]
-        laws.close(the_run.store.get(f"public/{round:03}/consensus")["logits"], laws.mean(logits),
+    for round_ in laws.rounds(the_run):
+        logits = [the_run.store.get(f"{name}/{round_:03}/logits")["logits"] for name in the_run.experiment.client_names]
+        laws.close(the_run.store.get(f"public/{round_:03}/consensus")["logits"], laws.mean(logits),
                    "the consensus is not the clients' mean")
 
 
 def digest_fits_the_consensus(the_run):
     """The digested weights are those of a plain loop on mean |f(x) - z| with a new Adam."""
     experiment = the_run.experiment
-    for round in laws.rounds(the_run):
-        x = the_run.store.get("public/data")["x"][_sample(the_run, round)]
-        consensus = the_run.store.get(f"public/{round:03}/consensus")["logits"]
+    for round_ in laws.rounds(the_run):
+        x = the_run.store.get("public/data")["x"][_sample(the_run, round_)]
+        consensus = the_run.store.get(f"public/{round_:03}/consensus")["logits"]
         for name in experiment.client_names:
             expected = laws.fit(
-                laws.load(the_run, name, f"{name}/{round - 1:03}/weights"),
+                laws.load(the_run, name, f"{name}/{round_ - 1:03}/weights"),
                 lambda logits, z: (logits - z).abs().mean(),
-                laws.epochs(x, consensus, experiment.digest_batch, experiment.entropy(round, name, "digest/order")),
+                laws.epochs(x, consensus, experiment.digest_batch, experiment.entropy(round_, name, "digest/order")),
                 steps=experiment.digest_epochs * math.ceil(len(x) / experiment.digest_batch),
-                seed=experiment.entropy(round, name, "digest"))
-            laws.close_weights(the_run.store.get(f"{name}/{round:03}/digested"), expected,
+                seed=experiment.entropy(round_, name, "digest"))
+            laws.close_weights(the_run.store.get(f"{name}/{round_:03}/digested"), expected,
                                f"{name} did not digest by mean absolute error")
 
 
 def digest_comes_nearer(the_run):
     """Over clients and rounds, mean |f(x) - z| on the round's sample falls in the digest."""
     distances = []
-    for round in laws.rounds(the_run):
-        x = the_run.store.get("public/data")["x"][_sample(the_run, round)]
-        consensus = the_run.store.get(f"public/{round:03}/consensus")["logits"]
+    for round_ in laws.rounds(the_run):
+        x = the_run.store.get("public/data")["x"][_sample(the_run, round_)]
+        consensus = the_run.store.get(f"public/{round_:03}/consensus")["logits"]
         distances += [[(laws.logits(the_run, name, f"{name}/{weights}", x) - consensus).abs().mean()
-                       for weights in (f"{round - 1:03}/weights", f"{round:03}/digested")]
+                       for weights in (f"{round_ - 1:03}/weights", f"{round_:03}/digested")]
                       for name in the_run.experiment.client_names]
     before, after = np.mean(distances, axis=0)
     assert after < before, "the digest brings the clients no nearer to the consensus"
@@ -85,11 +85,11 @@ def digest_comes_nearer(the_run):
 
 def revisit_trains_on_private_data(the_run):
     """The round's weights are those of a plain loop on the private part, from the digested weights."""
-    for round in laws.rounds(the_run):
+    for round_ in laws.rounds(the_run):
         for name in the_run.experiment.client_names:
-            expected = laws.privately(the_run, round, name, f"{name}/{round:03}/digested",
+            expected = laws.privately(the_run, round_, name, f"{name}/{round_:03}/digested",
                                       the_run.experiment.revisit_epochs, "revisit")
-            laws.close_weights(the_run.store.get(f"{name}/{round:03}/weights"), expected,
+            laws.close_weights(the_run.store.get(f"{name}/{round_:03}/weights"), expected,
                                f"{name} did not revisit its own data")
 
 
@@ -135,7 +135,7 @@ def permuted(patch):
 
 def one_draw_for_all_rounds(patch):
     alignment = client.alignment
-    patch.setattr(client, "alignment", lambda experiment, round, items: alignment(experiment, 1, items))
+    patch.setattr(client, "alignment", lambda experiment, round_, items: alignment(experiment, 1, items))
 
 
 def transfer_lost(patch):
@@ -178,16 +178,16 @@ def test_a_test_label_that_decides_is_seen(smoke, relabelled, monkeypatch):
         laws.no_test_label_decides(smoke("fedmd", keep=True, **TINY), relabelled("fedmd", keep=True, **TINY))
 
 
-def _sample(the_run, round, found_by=laws.sample_rows):
+def _sample(the_run, round_, found_by=laws.sample_rows):
     """The rows of the round's sample among the public items."""
-    return found_by(the_run, round, lambda name: f"{name}/{round - 1:03}/weights")
+    return found_by(the_run, round_, lambda name: f"{name}/{round_ - 1:03}/weights")
 
 
 def _pass_on(source, target):
     """A handler that stores a client's earlier weights as they are."""
 
-    def handler(experiment, store, round, name):
-        rounds = {"before": f"{round - 1:03}", "now": f"{round:03}"}
+    def handler(experiment, store, round_, name):
+        rounds = {"before": f"{round_ - 1:03}", "now": f"{round_:03}"}
         store.put(f"{name}/{target.format(**rounds)}", store.get(f"{name}/{source.format(**rounds)}"))
         return {"items": 0}
 

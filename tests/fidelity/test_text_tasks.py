@@ -36,12 +36,12 @@ def test_every_client_is_tested_on_its_own_windows(strategy, runs):
     """With its own weights, or those of its architecture's server model, by a plain evaluation."""
     run = runs[strategy]
     found, rounds = laws.metrics(run, "evaluate"), [0, 1, 2] if strategy == "fedmd" else [1, 2]
-    assert set(found) == {(round, name) for round in rounds for name in run.experiment.client_names}
+    assert set(found) == {(round_, name) for round_ in rounds for name in run.experiment.client_names}
     assert not run.store.exists("public/test")
-    for (round, name), metrics in found.items():
-        server = f"public/{round:03}/{run.experiment.architecture_of(name)}"
+    for (round_, name), metrics in found.items():
+        server = f"public/{round_:03}/{run.experiment.architecture_of(name)}"
         model = client.load(run.experiment, run.store, name,
-                            server if strategy in ("feddf", "fedavg") else f"{name}/{round:03}/weights").eval()
+                            server if strategy in ("feddf", "fedavg") else f"{name}/{round_:03}/weights").eval()
         test = run.store.get(f"private/{name}/test")
         with torch.no_grad():
             right = (model(test["x"].long()).argmax(1) == test["y"]).double().mean()

@@ -27,11 +27,11 @@ def store(tmp_path):
 def copy(experiment, store, step):
     """Each Step's work: reads one object, writes two."""
     parts = []
-    for name, round, subject in step.parts:
+    for name, round_, subject in step.parts:
         given = store.get("given")
         store.put(f"{subject}/one", given)
         store.put(f"{subject}/two", given)
-        parts.append(Part(step=name, round=round, seconds=0.5, metrics={"items": 2.0}))
+        parts.append(Part(step=name, round=round_, seconds=0.5, metrics={"items": 2.0}))
     return parts
 
 
@@ -47,7 +47,7 @@ def test_a_stage_has_one_step_a_subject_in_their_order():
     ("a+b>c+d>e", [("a", 4), ("b", 4), ("c", 5), ("d", 5), ("e", 6)]),
 ])
 def test_a_fused_step_is_its_parts_in_order_and_later_rounds_follow(name, parts):
-    assert Step(name, 4, "client-0001").parts == [Step(part, round, "client-0001") for part, round in parts]
+    assert Step(name, 4, "client-0001").parts == [Step(part, round_, "client-0001") for part, round_ in parts]
 
 
 @pytest.mark.parametrize("name", ["digest", "digest+revisit", "evaluate>communicate", "a+b>c+d"])
@@ -86,7 +86,7 @@ def test_a_fused_record_has_all_its_steps_and_counts_its_bytes_once(experiment, 
     assert list(record.done) == [Step("digest", 2, "a"), Step("revisit", 2, "a"), Step("communicate", 3, "a")]
     assert tuple(record.done.values()) == record.parts
     assert [(part.step, part.round, part.metrics) for part in record.parts] == [
-        (name, round, {"items": 2}) for name, round, _ in step.parts]
+        (name, round_, {"items": 2}) for name, round_, _ in step.parts]
     assert record.bytes_out == 2 * record.bytes_in == 6 * len(store.content("given"))
 
 

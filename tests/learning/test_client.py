@@ -200,7 +200,7 @@ def test_a_start_is_the_architectures_and_leaves_the_global_generator_alone(expe
 
 
 def test_the_alignment_sample_is_drawn_by_round_and_capped(experiment):
-    first, same, second = (client.alignment(experiment, round, 1000).tolist() for round in (1, 1, 2))
+    first, same, second = (client.alignment(experiment, round_, 1000).tolist() for round_ in (1, 1, 2))
     assert first == same != second
     assert len(set(first)) == len(first) == experiment.alignment_items and set(first) <= set(range(1000))
     assert sorted(client.alignment(experiment, 1, 50).tolist()) == list(range(50))

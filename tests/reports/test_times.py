@@ -15,8 +15,9 @@ FEDMD = make_experiment("digits", "fedmd", 1.0, profile="smoke", clients=3, roun
 FIRST, SECOND, THIRD = FEDMD.architectures
 
 
-def scored(round, *accuracies):
-    return [made.record("evaluate", f"client-000{index}", 0.5, round, {"accuracy": accuracy}, started=40.0 * round + 30)
+def scored(round_, *accuracies):
+    began = 40.0 * round_ + 30
+    return [made.record("evaluate", f"client-000{index}", 0.5, round_, {"accuracy": accuracy}, started=began)
             for index, accuracy in enumerate(accuracies)]
 
 
@@ -76,10 +77,10 @@ def test_bytes_moved_are_per_phase(fedmd):
 
 
 @pytest.mark.parametrize(("accuracy", "round", "modelled"), [(0.0, 0, 10.5), (0.5, 1, 15.25), (0.51, 2, 16.75)])
-def test_what_it_takes_to_reach_an_accuracy_is_all_that_came_before(accuracy, round, modelled, fedmd):
+def test_what_it_takes_to_reach_an_accuracy_is_all_that_came_before(accuracy, round_, modelled, fedmd):
     (row,) = times.to_reach([fedmd], accuracy, load_prices("knative")).to_dict("records")
-    assert (row["round"], row["modelled"]) == (round, pytest.approx(modelled))
-    spent = times.rounds(fedmd, load_prices("knative")).query("round <= @round")
+    assert (row["round"], row["modelled"]) == (round_, pytest.approx(modelled))
+    spent = times.rounds(fedmd, load_prices("knative")).query("round <= @round_")
     assert (row["measured"], row["usd"]) == pytest.approx((spent["measured"].sum(), spent["usd"].sum()))
 
 

@@ -30,7 +30,7 @@ def golden_experiment(task, strategy):
 def curve(the_run):
     """Round -> mean accuracy over architectures."""
     means = accuracy_by_architecture(the_run).groupby("round")["accuracy"].mean()
-    return {str(round): float(mean) for round, mean in means.items()}
+    return {str(round_): float(mean) for round_, mean in means.items()}
 
 
 @pytest.mark.parametrize(("task", "strategy"), RUNS)

@@ -82,8 +82,8 @@ def test_the_tables_have_a_row_an_invocation_and_a_row_a_step(strategy, runs):
 def test_the_result_sums_up_the_last_round(strategy, runs):
     the_run = runs[strategy]
     accuracies = {}
-    for (round, subject), metrics in by_subject(the_run.records(), "evaluate").items():
-        if round == 2:
+    for (round_, subject), metrics in by_subject(the_run.records(), "evaluate").items():
+        if round_ == 2:
             architecture = the_run.experiment.architecture_of(subject)
             accuracies.setdefault(architecture, []).append(metrics["accuracy"])
     means = {architecture: sum(values) / len(values) for architecture, values in accuracies.items()}

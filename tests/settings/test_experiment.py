@@ -266,6 +266,6 @@ def test_random_numbers_depend_on_seed_round_subject_and_purpose_alone():
 
 
 def test_entropy_fits_every_generator():
-    values = [smoke().entropy(round, "server", "alignment") for round in range(200)]
+    values = [smoke().entropy(round_, "server", "alignment") for round_ in range(200)]
     assert all(0 <= value < 2**63 for value in values) and len(set(values)) == 200
     assert np.mean(values) / 2**62 == pytest.approx(1, abs=0.15)

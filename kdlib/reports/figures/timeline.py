@@ -16,13 +16,13 @@ LANES = {"worker": "Ray", "client": "client\nfunctions", "aggregator": "aggregat
 LARGEST = 160  # points squared: the marker of the most bytes that one invocation moved
 
 
-def timeline(the_run: Run, round: int, title: str) -> Figure:
+def timeline(the_run: Run, round_: int, title: str) -> Figure:
     """Every invocation of the round as a bar in its subject's row; x is seconds since the first one began.
 
     The controller's lane has the stages, from their first start to their last end. The store's has what each
     invocation read (drawn where it begins) and wrote (where it ends), area being bytes.
     """
-    table = the_run.table.query("round == @round").sort_values("started")
+    table = the_run.table.query("round == @round_").sort_values("started")
     table = table.assign(lane=list(map(kind, table["step"], table["subject"])),
                          start=table["started"] - table["started"].min())
     table["end"] = table["start"] + table["seconds"]
