@@ -14,6 +14,7 @@ from faas.cluster.kubernetes import LABELS, STORE_NOTE, TOKENS, TOKENS_KEY
 from faas.cluster.resources import Allotment, aggregator_allotment, client_allotment, worker_memory
 from faas.cluster.values import S3Store, Values
 from kdlib.errors import KdlibError
+from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets
 from kdlib.settings.experiment import Experiment
 from kdlib.toml import one_line
@@ -42,7 +43,7 @@ def manifests(experiment: Experiment, image: str, values: Values, secret: str) -
     # A new secret makes new versions of all functions, which read it when they start.
     version = hashlib.sha256(secret.encode()).hexdigest()[:8]
     made |= {f"30-{subject}.yaml": _service(experiment, subject, image, values, version) for subject in subjects}
-    if hasattr(experiment, "pretrain_batch"):
+    if any(step.carrier == "worker" for step in strategy_of(experiment).steps):
         made["ray/cluster.yaml"] = _ray_cluster(experiment, values)
         if isinstance(values.store, S3Store):
             policies[f"policies/{access.RAY}.json"] = access.policy(access.RAY, values.store.url)

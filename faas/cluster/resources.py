@@ -4,13 +4,13 @@ import functools
 import math
 from typing import NamedTuple
 
-import torch
 from torch import nn
 
 from faas.cluster.values import Most
 from kdlib.errors import KdlibError
-from kdlib.learning import client
-from kdlib.learning.engine import PREDICT_BATCH, Batches
+from kdlib.invoke.strategy import strategy_of
+from kdlib.learning.engine import PREDICT_BATCH, inputs
+from kdlib.learning.models import blank, start, work
 from kdlib.settings.experiment import Experiment
 
 MIB = 2**20
@@ -28,11 +28,10 @@ TRAINING = {"mnist": 60_000, "emnist_letters": 124_800, "cifar10": 50_000, "cifa
 
 
 class Footprint(NamedTuple):
-    """Of an architecture: weights in bytes, activations in bytes an image, work in multiply-adds an image."""
+    """Of an architecture: weights in bytes, activations in bytes an item."""
 
     weights: int
     activations: int
-    work: int
 
 
 class Allotment(NamedTuple):
@@ -51,8 +50,7 @@ def client_allotment(experiment: Experiment, subject: str, most: Most, overcommi
     Raises KdlibError where `most` is too little for it.
     """
     architecture = experiment.architecture_of(subject)
-    work = [footprint(experiment, other).work for other in experiment.architectures]
-    share = footprint(experiment, architecture).work / max(work)
+    share = work(experiment, architecture) / max(work(experiment, other) for other in experiment.architectures)
     own = experiment.samples or -(-_training_items(experiment.task.private) // experiment.clients)
     memory = _mebibytes(_need(experiment, architecture, own))
     return _within(most, f"a client of {architecture}", Allotment(
@@ -82,52 +80,48 @@ def worker_memory(experiment: Experiment, cpus: int) -> int:
 
 def aggregator_need(experiment: Experiment, architecture: str) -> float:
     """Bytes at the peak of a Step of the server's, or of this architecture's."""
-    held = getattr(experiment, "validation_items", None) or _training_items(experiment.task.private) // 10
-    if hasattr(experiment, "pretrain_batch"):  # which copies most of the public items
-        held = (experiment.public_items or _training_items(experiment.task.public)) // 2
-    clients = getattr(experiment, "clients_per_round", experiment.clients)
+    steps = strategy_of(experiment).steps
+    held = experiment.setting("validation_items") or _training_items(experiment.task.private) // 10
+    if any(step.carrier == "worker" for step in steps):  # which copies most of the public items
+        held = (experiment.setting("public_items") or _training_items(experiment.task.public)) // 2
+    clients = experiment.setting("clients_per_round") or experiment.clients
     every = [footprint(experiment, name).weights for name in experiment.architectures]
-    logits = 4 * experiment.classes * getattr(experiment, "alignment_items", 0)
+    logits = 4 * experiment.classes * (experiment.setting("alignment_items") or 0)
     # All clients' models, where each student asks them anew; otherwise one architecture's, and everybody's logits.
-    models = sum(every) if getattr(experiment, "teachers", None) == "recomputed" else max(every)
+    models = sum(every) if any(step.holds_all(experiment) for step in steps) else max(every)
     return _need(experiment, architecture, held) + MARGIN * clients * (logits + models / len(every))
 
 
 @functools.lru_cache(maxsize=256)
 def footprint(experiment: Experiment, architecture: str) -> Footprint:
     """Of one architecture at the experiment's width and size of items; nothing is computed."""
-    model = client.start(experiment, architecture).to("meta").eval()
-    activations = work = 0
+    model = start(experiment, architecture).to("meta").eval()
+    activations = 0
 
     def count(layer, _, output):
-        nonlocal activations, work
+        nonlocal activations
         output = output[0] if isinstance(output, tuple) else output  # an LSTM also has its last states
         kept = GATES * layer.num_layers if isinstance(layer, nn.LSTM) else 1
         activations += kept * output.numel() * output.element_size()
-        if features := getattr(layer, "out_channels", None) or getattr(layer, "out_features", None) or \
-                getattr(layer, "hidden_size", None):
-            weights = sum(weight.numel() for name, weight in layer.named_parameters() if "weight" in name)
-            work += output.numel() // features * weights
 
     for layer in model.modules():
         if not any(layer.children()):
             layer.register_forward_hook(count)
-    one_item = torch.zeros(1, *experiment.task.shape, dtype=torch.uint8), torch.zeros(1)
-    ((x, _),) = Batches(*one_item, size=2, seed=0)
-    model(x.to("meta"))
+    model(inputs(experiment, blank(experiment, 1), "meta"))
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    return Footprint(weights, activations, work)
+    return Footprint(weights, activations)
 
 
 def _need(experiment, architecture, own) -> float:
     """Bytes at the peak of a subject's Steps; own: items that it alone reads."""
     model = footprint(experiment, architecture)
-    batches = ("batch", "pretrain_batch", "digest_batch", "distil_batch")
+    batches = [getattr(experiment, name) for name in type(experiment).model_fields
+               if name == "batch" or name.endswith("_batch")]
     # Predictions keep two layers at a time and score in larger batches than some experiments train in.
-    images = max(PREDICT_BATCH * 0.75, *(getattr(experiment, name, 0) for name in batches))
+    images = max(PREDICT_BATCH * 0.75, *batches)
     public = 0
-    if hasattr(experiment, "public_items"):
-        public = experiment.public_items or _training_items(experiment.task.public)
+    if experiment.uses_public:
+        public = experiment.setting("public_items") or _training_items(experiment.task.public)
     items = own + public + (experiment.test_items or _training_items(experiment.task.private) // 5)
     data = items * (math.prod(experiment.task.shape) + 8)  # pixels of a byte, and a label
     return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)

@@ -47,8 +47,8 @@ class Call(BaseModel):
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     round: Annotated[int, Field(ge=0, le=999)]
-    step: Annotated[str, Field(pattern=r"^[a-z]{1,20}([+>][a-z]{1,20}){0,7}$")]
-    subject: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
+    step: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}([+>][a-z][a-z0-9_]{0,39}){0,7}$")]
+    subject: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,119}$")]
 
 
 class Refusal(Exception):

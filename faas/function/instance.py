@@ -6,11 +6,13 @@ from typing import NamedTuple
 
 from faas.function.identity import Identity
 from kdlib.errors import KdlibError, Missing
-from kdlib.invoke.steps import Step, measured
+from kdlib.invoke.perform import measured, perform
+from kdlib.invoke.steps import Step
+from kdlib.invoke.strategy import everybody, expect_sources, strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, Forbidden
 from kdlib.settings.experiment import Experiment, from_json
+from kdlib.store import names
 from kdlib.store.store import Store
-from kdlib.strategies.perform import STRATEGIES, perform
 
 MOST_RUNS = 2  # whose data stay in memory
 
@@ -21,17 +23,6 @@ class Warm(NamedTuple):
     store: Store
     experiment: Experiment
     subjects: dict[tuple[str, int], frozenset[str]]
-
-
-class Anybody:
-    """A History in which every client is chosen in every round: only the driving process knows better."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-
-    def chosen(self, round_: int) -> tuple[str, ...]:
-        """See kdlib.cohort.history.History.chosen."""
-        return self.experiment.client_names
 
 
 class Instance:
@@ -54,9 +45,7 @@ class Instance:
         for part in step.parts:
             if part.subject not in subjects.get((part.name, part.round), ()):
                 raise KdlibError(f"run {run} has no {part.name} of {part.subject} in round {part.round}")
-        words = step.name.replace("+", "_").replace(">", "__")
-        # Under a name without a round: it outlasts the round's objects, or a late repetition would write them anew.
-        name = f"{own}/records/{step.round:03}-{step.subject}-{words}"
+        name = names.record(own, step.round, step.subject, step.name)
         with contextlib.suppress(Missing):
             return store.get_json(name)
         record = measured(perform, run, experiment, store, step, "http")
@@ -65,8 +54,11 @@ class Instance:
     def _warm(self, run: str) -> Warm:
         if run not in self._runs:
             store = Store(f"{self.identity.store}/{run}")
-            experiment = from_json(json.dumps(store.get_json("public/experiment")))
-            stages = STRATEGIES[experiment.strategy].workflow(experiment, Anybody(experiment))
+            experiment = from_json(json.dumps(store.get_json(names.EXPERIMENT)))
+            if experiment.sources:
+                expect_sources(experiment, store.get_json(names.SOURCES))
+            # Only the driving process knows who is chosen in which round.
+            stages = strategy_of(experiment).stages(experiment, everybody(experiment))
             subjects = {(stage.name, stage.round): frozenset(stage.subjects) for stage in stages}
             self._runs[run] = Warm(store, experiment, subjects)
             while len(self._runs) > MOST_RUNS:

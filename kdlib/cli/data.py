@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 from kdlib.cli.options import Alpha, Csv, Seed, Task
-from kdlib.settings.experiment import make_experiment
-from kdlib.settings.task import built_in, load_task, task_file
-from kdlib.settings.zoo import ZOOS
+from kdlib.settings.task import built_in, task_file
 
 app = typer.Typer()
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Get data sets, or list them.")
@@ -31,22 +29,28 @@ def partition(
     alpha: Alpha = None,
     clients: Annotated[int, typer.Option(help="How many share the private data.")] = 100,
     seed: Seed = 0,
+    strategy: Annotated[str | None, typer.Option(help="Whose data, where the task has others for some.")] = None,
     csv: Csv = False,
 ):
-    """Who would hold what: items per client and label, by the law of the paper; or windows per client and role."""
+    """Who would hold what: items per client and label, by the law of the paper; or items per client and owner."""
     from kdlib.data import partition as law
     from kdlib.data import sets
+    from kdlib.registry import STRATEGIES
+    from kdlib.settings.architectures import ZOOS
+    from kdlib.settings.experiment import make_experiment
+    from kdlib.settings.task import load_task
 
-    chosen = load_task(task, "alone")
-    experiment = make_experiment(chosen, "alone", alpha, seed, "paper", clients=clients,
-                                 architectures=ZOOS[chosen.models][:1])
+    chosen = load_task(task, strategy)
+    networks = {"architectures": ZOOS[chosen.items][:1]} if chosen.items in ZOOS else {}
+    experiment = make_experiment(chosen, strategy or STRATEGIES.names()[0], alpha, seed, "paper", clients=clients,
+                                 **networks)
     drawn = sets.prepare(experiment)
     parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
     table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)
     if csv:
         typer.echo(table.to_csv(index=False), nl=False)
     elif drawn.roles:
-        typer.echo(table.groupby(["client", "role"])["items"].sum().reset_index(name="windows").to_string(index=False))
+        typer.echo(table.groupby(["client", "role"])["items"].sum().reset_index().to_string(index=False))
     else:
         typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
         typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "

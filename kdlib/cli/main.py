@@ -1,14 +1,30 @@
 """`kdlib ...`: the command line."""
 
+import os
 import sys
+from pathlib import Path
+from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from kdlib.commands import data, paper, runs
+from kdlib.cli import data, paper, runs
 from kdlib.errors import KdlibError
+from kdlib.registry import PLUGINS, load_environment
+
+
+class Plugged(TyperGroup):
+    """`--plugin FILE.py` may stand anywhere on the line; it is read before the command."""
+
+    def parse_args(self, ctx, args):
+        places = [place for place, word in enumerate(args[:-1]) if word == "--plugin"]
+        first = [word for place in places for word in args[place : place + 2]]
+        rest = [word for place, word in enumerate(args) if not {place, place - 1} & set(places)]
+        return super().parse_args(ctx, first + rest)
+
 
 app = typer.Typer(
-    name="kdlib", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    name="kdlib", cls=Plugged, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="Federated learning for clients of different architecture: FedMD and FedDF, reproduced.\n\n"
          "Start with: kdlib run --task digits --strategy feddf --alpha 0.1",
 )
@@ -16,6 +32,17 @@ for commands in (runs, data, paper):
     app.add_typer(commands.app)
 
 INTERRUPTED = 130
+
+
+@app.callback()
+def plugged(plugin: Annotated[list[str] | None, typer.Option(
+        metavar="FILE.py", help="A Python file, or a module, that registers strategies or networks; may be given "
+                                "several times, anywhere on the line. KDLIB_PLUGINS does the same.")] = None):
+    if plugin:  # for the processes, too, that this one starts
+        paths = [str(Path(word).absolute()) if word.endswith(".py") else word for word in plugin]
+        before = [word for word in os.environ.get(PLUGINS, "").split(os.pathsep) if word]
+        os.environ[PLUGINS] = os.pathsep.join(dict.fromkeys([*before, *paths]))
+        load_environment()
 
 
 def main(commands: typer.Typer = app, program: str = "kdlib") -> None:

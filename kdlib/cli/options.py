@@ -10,12 +10,11 @@ from typing import Annotated
 import typer
 
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import make_experiment
 
-Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; cifar:fedmd "
-                                        "has FedMD's data, for a baseline beside it.")]
-Strategy = Annotated[str, typer.Option(help="fedmd, feddf, or a baseline: alone (no exchange), fedavg (parameters "
-                                            "shared per architecture, no teacher).")]
+Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; "
+                                        "TASK:STRATEGY has that strategy's data, for a baseline beside it.")]
+Strategy = Annotated[str, typer.Option(help="One of kdlib's (see `kdlib strategies`), of an installed package's or a "
+                                            "plugin's, or package.module:NAME.")]
 Alpha = Annotated[float | None, typer.Option(help="Dirichlet concentration: 100 is nearly IID, 0.1, the default, far "
                                                   "from it; none where clients are roles.")]
 Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")]
@@ -26,13 +25,16 @@ Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (m
 InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), ray "
                                                             "(side by side, here or on a cluster), http (functions).")]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
+Gpus = Annotated[float, typer.Option(min=0, help="Of a Step with Ray, where `--set device=cuda`; a fraction shares "
+                                                 "one.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with Ray here; default: what the cores "
                                                          "allow.")]
 Run = Annotated[Path, typer.Argument(help="The folder of a run, for example runs/5f32ff4ee09d0c31.")]
 Prices = Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")]
 Csv = Annotated[bool, typer.Option("--csv", help="All of it as CSV instead of the table.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")]
-Fused = Annotated[bool, typer.Option("--fused", help="FedMD's round in a quarter of the invocations; the same bytes.")]
+Fused = Annotated[bool, typer.Option("--fused", help="A client's Steps of a round in one invocation, where the "
+                                                      "strategy can; the same bytes.")]
 
 
 def makes_experiment(profile: str) -> Callable:
@@ -46,6 +48,8 @@ def makes_experiment(profile: str) -> Callable:
     def decorate(command: Callable) -> Callable:
         @functools.wraps(command)
         def made(strategy, task, alpha, profile, seed, set_, **others):
+            from kdlib.settings.experiment import make_experiment
+
             return command(make_experiment(task, strategy, alpha, seed, profile, **settings(set_)), **others)
 
         own = list(inspect.signature(command).parameters.values())[1:]

@@ -37,11 +37,9 @@ def reproduce(
 
     settings = profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs
     stages = plan([Grid(task, *settings) for task in tasks.split()], notebooks, runs, figures, only or ())
-    from kdlib.paper import (
-        reproduction as notebook,  # only now: a mistake is told before papermill and torch are loaded
-    )
+    from kdlib.paper import reproduction  # only now: a mistake is reported before papermill is loaded
 
-    made = notebook.reproduce(stages, runs, notebooks, figures, jobs, kept)
+    made = reproduction.reproduce(stages, runs, notebooks, figures, jobs, kept)
     typer.echo(f"executed notebooks: {runs / 'notebooks'}")
     typer.echo("figures and tables:")
     for path in made:

@@ -1,8 +1,9 @@
 """`kdlib run`, `replay`, `experiment`, `estimate`, `records`, `compare`, `export`: one run, or several side by side."""
 
+import inspect
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +11,7 @@ from kdlib.cli.options import (
     Address,
     Csv,
     Fused,
+    Gpus,
     InvokerName,
     Json,
     Prices,
@@ -19,7 +21,9 @@ from kdlib.cli.options import (
     makes_experiment,
 )
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import Experiment
+
+if TYPE_CHECKING:
+    from kdlib.settings.experiment import Experiment
 
 app = typer.Typer()
 
@@ -27,14 +31,16 @@ app = typer.Typer()
 @app.command()
 @makes_experiment(profile="laptop")
 def run(
-    experiment: Experiment,
+    experiment: "Experiment",
     runs: Runs = Path("runs"),
     invoker: InvokerName = "inline",
     address: Address = None,
     workers: Workers = None,
     endpoints: Annotated[Path | None, typer.Option(help="The functions' addresses, as `python -m faas up` writes "
                                                         "them.")] = None,
-    pretrain: Annotated[str, typer.Option(help="With http: where FedMD's pre-training runs.")] = "inline",
+    gpus: Gpus = 1.0,
+    worker_steps: Annotated[str, typer.Option(help="With http: where Steps run that no function does, inline or "
+                                                   "ray.")] = "inline",
     store: Annotated[str | None, typer.Option(help="URL below which a new run's objects go, such as s3://bucket/runs; "
                                                    "default: the run's folder.")] = None,
     deadline: Annotated[float | None, typer.Option(min=0.1, help="With http: seconds that a round's stage waits for "
@@ -56,7 +62,7 @@ def run(
     from kdlib.runs.invokers import make_invoker
 
     patience = Patience(deadline, least_share) if deadline else None
-    with make_invoker(invoker, address, workers, endpoints, pretrain) as means:
+    with make_invoker(invoker, address, workers, endpoints, worker_steps, gpus) as means:
         the_run = runner.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
         same = runner.again(the_run, invoker=means, fused=fused) if again else None
     tell(the_run, same)
@@ -76,14 +82,14 @@ def replay(
     from kdlib.runs.run import load
 
     the_run = load(run)
-    with make_invoker(invoker, address, workers, None, "inline") as means:
+    with make_invoker(invoker, address, workers) as means:
         same = runner.again(the_run, invoker=means, fused=fused)
     tell(the_run, same)
 
 
 @app.command()
 @makes_experiment(profile="laptop")
-def experiment(experiment: Experiment):
+def experiment(experiment: "Experiment"):
     """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
     typer.echo(experiment.model_dump_json())
 
@@ -91,7 +97,7 @@ def experiment(experiment: Experiment):
 @app.command()
 @makes_experiment(profile="paper")
 def estimate(
-    experiment: Experiment,
+    experiment: "Experiment",
     cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
     prices: Prices = "gcf",
     json_: Json = False,
@@ -115,8 +121,8 @@ def records(run: Run, csv: Csv = False):
         typer.echo(the_run.table.to_csv(index=False), nl=False)
         return
     typer.echo(summary(the_run))
-    if (the_run.steps["step"] == "evaluate").any():
-        wide = accuracy_by_architecture(the_run).pivot(index="round", columns="architecture", values="accuracy")
+    if len(curve := accuracy_by_architecture(the_run)):
+        wide = curve.pivot(index="round", columns="architecture", values="accuracy")
         typer.echo("\naccuracy\n" + wide.round(3).to_string())
 
 
@@ -144,6 +150,17 @@ def export(
 
     for path in write(load(run), out):
         typer.echo(path)
+
+
+@app.command()
+def strategies():
+    """The strategies that can be run here: kdlib's, those of installed packages and of plugins."""
+    from kdlib.registry import STRATEGIES
+
+    for name in STRATEGIES.names():
+        found = STRATEGIES.find(name).value
+        about = (inspect.getdoc(found.settings) or "").splitlines()[0]
+        typer.echo(f"{name:12} {found.title:12} {about}")
 
 
 def tell(the_run, same: bool | None) -> None:

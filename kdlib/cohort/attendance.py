@@ -6,6 +6,7 @@ missed.
 
 from collections.abc import Iterable
 
+from kdlib.store import names
 from kdlib.store.store import Store
 
 
@@ -24,10 +25,10 @@ def last_counted(store: Store, round_: int, step: str, client: str) -> int:
 
 def read(store: Store, round_: int) -> dict[str, list[str]]:
     """What is written about the round: step -> clients; empty where nobody missed."""
-    name = f"public/cohort/{round_:03}"
+    name = names.cohort(round_)
     return store.get_json(name) if store.exists(name) else {}
 
 
 def write(store: Store, round_: int, step: str, clients: Iterable[str]) -> None:
     """From now on only these clients' `step` counts in the round, whatever the others still write."""
-    store.put_json(f"public/cohort/{round_:03}", read(store, round_) | {step: sorted(clients)})
+    store.put_json(names.cohort(round_), read(store, round_) | {step: sorted(clients)})

@@ -20,7 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kdlib.settings.experiment import FedAvg
+from kdlib.settings.shared import Selecting
+from kdlib.store.names import selection
 from kdlib.store.store import Store
 
 PENALTY = 1.5
@@ -57,19 +58,14 @@ class Past(NamedTuple):
         return self._replace(finished=(*self.finished, (round_, seconds)))
 
 
-def chosen(experiment: FedAvg, store: Store, round_: int) -> tuple[str, ...]:
+def chosen_of(experiment: Selecting, store: Store, round_: int) -> tuple[str, ...]:
     """The round's clients as they were chosen, in client order; Steps read them here. Raises Missing before that."""
     if experiment.selection == "round-robin":
         return round_robin(experiment, round_)
-    return tuple(store.get_json(place(round_)))
+    return tuple(store.get_json(selection(round_)))
 
 
-def place(round_: int) -> str:
-    """The name of the object that holds a round's choice."""
-    return f"public/selection/{round_:03}"
-
-
-def choose(experiment: FedAvg, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
+def choose(experiment: Selecting, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
     """clients_per_round clients, in client order, by the experiment's rule. pasts: of every client, before `round`."""
     if experiment.selection == "round-robin":
         return round_robin(experiment, round_)
@@ -78,7 +74,7 @@ def choose(experiment: FedAvg, round_: int, pasts: Mapping[str, Past]) -> tuple[
     return by_behaviour(experiment, round_, pasts)
 
 
-def round_robin(experiment: FedAvg, round_: int) -> tuple[str, ...]:
+def round_robin(experiment: Selecting, round_: int) -> tuple[str, ...]:
     """Architectures take turns, and within one its clients do.
 
     Turns run on from round to round, so over the rounds every client of an architecture is called equally often,
@@ -98,14 +94,14 @@ def round_robin(experiment: FedAvg, round_: int) -> tuple[str, ...]:
     return tuple(sorted(chosen))
 
 
-def at_random(experiment: FedAvg, round_: int) -> tuple[str, ...]:
+def at_random(experiment: Selecting, round_: int) -> tuple[str, ...]:
     """Architectures take turns, each time with one of their clients drawn by seed."""
     lot = _lots(experiment, round_)
     queues = [sorted(group, key=lot.get) for group in _groups(experiment, round_)]
     return tuple(sorted(_in_turn(queues)[: experiment.clients_per_round]))
 
 
-def by_behaviour(experiment: FedAvg, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
+def by_behaviour(experiment: Selecting, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
     """See the module. Who is alike in all that counts is put in order by seed.
 
     The later clusters' turn comes with the share of the rounds that is over, so unlike with the other rules a longer
@@ -194,7 +190,7 @@ def _average(values: Iterable[float], newest: float) -> float:
     return average
 
 
-def _groups(experiment: FedAvg, round_: int = 1) -> list[list[str]]:
+def _groups(experiment: Selecting, round_: int = 1) -> list[list[str]]:
     """Each architecture's clients; another architecture comes first in each round."""
     groups = [[name for name in experiment.client_names if experiment.architecture_of(name) == architecture]
               for architecture in experiment.architectures]
@@ -202,7 +198,7 @@ def _groups(experiment: FedAvg, round_: int = 1) -> list[list[str]]:
     return groups[first:] + groups[:first]
 
 
-def _lots(experiment: FedAvg, round_: int) -> dict[str, int]:
+def _lots(experiment: Selecting, round_: int) -> dict[str, int]:
     """client -> its place in an order drawn by seed."""
     order = experiment.rng(round_, "server", "selection").permutation(experiment.clients)
     return dict(zip(experiment.client_names, order.tolist(), strict=True))

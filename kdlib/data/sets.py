@@ -12,7 +12,7 @@ from kdlib.data import texts
 from kdlib.data.splits import RunData, Split, sha256, some
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
-from kdlib.settings.task import Source
+from kdlib.settings.task import Source, TextTask
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 LARGEST_FILE = 4 * 2**30  # bytes, unpacked: far above any data set here, far below what hurts a laptop
@@ -80,13 +80,16 @@ def prepare(experiment: Experiment) -> RunData:
     Raises KdlibError where the data are missing, of another shape, or lack a class of the task.
     """
     task = experiment.task
-    kinds = (".json.gz", ".txt") if task.by_roles else (".npz", ".npz")
+    kinds = (".json.gz", ".txt") if isinstance(task, TextTask) else (".npz", ".npz")
     names = [source.name + kind for source, kind in zip((task.private, task.public), kinds, strict=True)]
     if missing := sorted({name for name in names if name != "digits.npz" and not (folder() / name).is_file()}):
         raise KdlibError(f"{folder()} lacks {', '.join(missing)}; get what is missing with `kdlib data fetch "
                          f"{' '.join(name.partition('.')[0] for name in missing)}`, or set KDLIB_DATA to the folder "
                          "that has it")
-    drawn = texts.prepare(experiment, *(folder() / name for name in names)) if task.by_roles else _images(experiment)
+    if isinstance(task, TextTask):
+        drawn = texts.prepare(experiment, *(folder() / name for name in names))
+    else:
+        drawn = _images(experiment)
     if len(drawn.public.y) < 10:
         raise KdlibError(f"task {task.name} has {len(drawn.public.y)} public items; allowed: at least 10")
     return drawn
@@ -113,9 +116,9 @@ def _images(experiment: Experiment) -> RunData:
                          f"allowed: clients up to {len(rest) // 2}, two items each")
     return RunData(
         private=private.take(np.sort(rest[:most])),
-        validation=private.take(np.sort(tenth[: getattr(experiment, "validation_items", None)])),
+        validation=private.take(np.sort(tenth[: experiment.setting("validation_items")])),
         test=_drawn(test, experiment.test_items, experiment.rng(0, "server", "test")),
-        public=_drawn(public, getattr(experiment, "public_items", None), experiment.rng(0, "server", "public")),
+        public=_drawn(public, experiment.setting("public_items"), experiment.rng(0, "server", "public")),
         hashes=hashes,
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """x: uint8 (N, height, width[, channels]) or, of texts, (N, window); y: int64 (N,).
+    """x: uint8 (N, height, width[, channels]) or, of texts, int8 (N, window); y: int64 (N,).
 
     at: int64 (N,), where in its text each window begins; owner: int64 (N,), the number of the client whose role's it
     is. None for images, which have no order, and which kdlib.data.partition shares out.

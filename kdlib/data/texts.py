@@ -47,9 +47,9 @@ class Windows(NamedTuple):
         """The windows of these numbers."""
         at = numbers.astype(np.int64) * self.step
         if not len(at):  # the text may be too short for any
-            return Split(np.empty((0, self.size), np.uint8), at, at)
+            return Split(np.empty((0, self.size), np.int8), at, at)
         x = np.lib.stride_tricks.sliding_window_view(self.text, self.size)[at]
-        return Split(x, self.text[at + self.size].astype(np.int64), at)
+        return Split(x.astype(np.int8), self.text[at + self.size].astype(np.int64), at)
 
 
 def read_roles(path: Path, size: int) -> dict[str, Windows]:
@@ -110,10 +110,10 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
     whole = "".join(f"{role} {sha256(windows.text)}\n" for role, windows in roles.items())
     return RunData(
         private=_joined(parts),
-        validation=_across([roles[role] for role in others], getattr(experiment, "validation_items", 0),
+        validation=_across([roles[role] for role in others], _validation_items(experiment),
                            rng("server", "validation")),
         test=_joined(tests),
-        public=text.take(some(shared, getattr(experiment, "public_items", None), rng("server", "public"))),
+        public=text.take(some(shared, experiment.setting("public_items"), rng("server", "public"))),
         hashes={"private": hashlib.sha256(whole.encode()).hexdigest(), "public": sha256(text.text)},
         roles=tuple(clients),
     )
@@ -126,6 +126,11 @@ def _of_own(experiment: Experiment, train: np.ndarray, rng: np.random.Generator)
     if experiment.windows == "spread":
         return spread(train, experiment.samples)
     return some(train, experiment.samples, rng)
+
+
+def _validation_items(experiment: Experiment) -> int | None:
+    """None takes all; of a strategy that has no use for them there are none, as all of them are millions."""
+    return experiment.setting("validation_items") if "validation_items" in type(experiment).model_fields else 0
 
 
 def _across(texts: list[Windows], most: int | None, rng: np.random.Generator) -> Split:

@@ -18,15 +18,14 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.invokers import Base
 from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets, token
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 from kdlib.toml import one_line
 
-# Seconds that a caller waits for one Step, the time in the function's line among them; Knative allows 600 at most.
-TIMEOUTS = {"aggregate": 120.0, "teach": 120.0, "average": 120.0, "communicate": 120.0, "evaluate": 120.0}
-LONGEST = 600.0  # of a Step that trains, and of any other kind
 CONNECT = 5.0
 KEPT_OPEN = 2.0  # seconds of an idle connection: less than a function keeps it, or a call is sent into a closing one
 
@@ -64,22 +63,24 @@ class Failed(KdlibError):
         self.step, self.status = step, status
 
 
-class Http:
+class Http(Base):
     """A Stage's Steps side by side, each one POST to its subject's function.
 
     endpoints: function -> Endpoint; secret: signs a token for each call; concurrency: calls at a time at most;
-    timeouts: seconds by step name, over TIMEOUTS; tries: of one Step, with growing waits in between; store: URL below
-    which the functions look for a run's objects.
+    timeouts: seconds by step name, over what the strategy declares; tries: of one Step, with growing waits in between;
+    store: URL below which the functions look for a run's objects.
     What may pass is tried again: a lost or refused connection, no answer in time, 429, 502, 503, 504. A function
     carries a Step out once, whatever the number of calls, and answers the first Record to each.
     """
 
     name = "http"
+    patient = True
+    replays = False
 
     def __init__(self, endpoints: Mapping[str, Endpoint], secret: str, concurrency: int = 32,
-                 timeouts: Mapping[str, float] | None = None, tries: int = TRIES, store: str | None = None):
+                 timeouts: Mapping[str, float] | None = None, tries: int = TRIES, store: str | None = None) -> None:
         self.endpoints, self.secret, self.store = dict(endpoints), secret, store
-        self.concurrency, self.timeouts, self.tries = concurrency, {**TIMEOUTS, **(timeouts or {})}, tries
+        self.concurrency, self.timeouts, self.tries = concurrency, dict(timeouts or {}), tries
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[concurrent.futures.Future] = set()
 
@@ -119,7 +120,7 @@ class Http:
             raise KdlibError(f"no endpoint of {', '.join(missing[:3])}{' ...' * (len(missing) > 3)}; there are "
                              f"{len(self.endpoints)} functions, of other subjects")
         outcomes: queue.SimpleQueue = queue.SimpleQueue()
-        calls = asyncio.run_coroutine_threadsafe(self._all(key, steps, outcomes), self._started())
+        calls = asyncio.run_coroutine_threadsafe(self._all(key, experiment, steps, outcomes), self._started())
         calls.add_done_callback(lambda _: outcomes.put(None))
         self._calls.add(calls)
         left = list(steps)
@@ -166,37 +167,42 @@ class Http:
             self._free = {}
         return self._loop
 
+    def _seconds(self, experiment: Experiment, step: Step) -> float:
+        """How long to wait for the Step, the time in its function's line included."""
+        strategy = strategy_of(experiment)
+        return sum(self.timeouts.get(part.name, strategy.step(part.name).seconds) for part in step.parts)
+
     @staticmethod
     def _function(step: Step) -> str:
         return step.subject if step.subject.startswith("client-") else AGGREGATOR
 
-    async def _all(self, key, steps, outcomes) -> None:
+    async def _all(self, key, experiment, steps, outcomes) -> None:
         places = asyncio.Semaphore(max(1, min(len(steps), self.concurrency)))
 
         async def one(step):
             async with places:
                 try:
-                    outcomes.put((step, await self._step(key, step)))
+                    outcomes.put((step, await self._step(key, experiment, step)))
                 except Exception as error:
                     outcomes.put((step, error))
 
         await asyncio.gather(*(one(step) for step in steps))
 
-    async def _step(self, key: str, step: Step) -> Record:
+    async def _step(self, key: str, experiment: Experiment, step: Step) -> Record:
         """The Step's Record, with what the caller knows: all of its own time, waits and repetitions among it."""
         sent, clock = time.time(), time.perf_counter()
         retrying = tenacity.AsyncRetrying(retry=tenacity.retry_if_exception_type(_Passing), wait=WAIT,
                                           stop=tenacity.stop_after_attempt(self.tries), reraise=True)
         try:
-            record = await retrying(self._post, key, step, uuid.uuid4().hex)
+            seconds = self._seconds(experiment, step)
+            record = await retrying(self._post, key, step, seconds, uuid.uuid4().hex)
         except _Passing as error:
             raise Failed(step, f"{error}, {self.tries} times", error.status) from error
         around = max(0.0, time.perf_counter() - clock - record.seconds)
         return record.model_copy(update={"around": around, "queue": min(around, max(0.0, record.started - sent))})
 
-    async def _post(self, key: str, step: Step, request: str) -> Record:
+    async def _post(self, key: str, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
-        seconds = sum(self.timeouts.get(part.name, LONGEST) for part in step.parts)
         headers = {"Authorization": f"Bearer {token(self.secret, function, key)}", "X-Request-Id": request}
         if self.endpoints[function].host:
             headers["Host"] = self.endpoints[function].host

@@ -7,9 +7,13 @@ import socket
 import time
 from collections.abc import Iterator
 
+from kdlib import registry
 from kdlib.errors import KdlibError
-from kdlib.invoke.steps import Perform, Record, Step, measured
-from kdlib.learning import client
+from kdlib.invoke.invokers import Base
+from kdlib.invoke.perform import Perform, measured, perform
+from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.strategy import expect_sources
+from kdlib.learning.models import work
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store.store import Store
 
@@ -23,17 +27,18 @@ from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 RETRIES = 5  # of a Step whose worker or node is lost
 OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
 ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
-PRELOADED = ["kdlib.strategies.perform", "kdlib.learning.training"]  # what a worker imports while Ray is still starting
+PRELOADED = ["kdlib.invoke.perform", "kdlib.learning.training"]  # what a worker imports while Ray is still starting
 QUIET = 10.0  # seconds without a Record after which the nodes are looked at
 
 log = logging.getLogger("kdlib")
 
 
-class Ray:
+class Ray(Base):
     """A Stage's Steps as Ray tasks, `threads` CPUs each, those of the largest models first.
 
     address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
     on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
+    gpus: of a Step whose experiment's device is `cuda`; a fraction lets several share one.
     A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over. From a node
     that falls silent, its machine frozen or its cable out, Ray itself awaits an answer for many minutes: once the
     cluster has given such a node up, every Step that is out is sent a second time, and the first Record counts.
@@ -41,8 +46,9 @@ class Ray:
 
     name = "ray"
 
-    def __init__(self, perform: Perform, address: str | None = None, workers: int | None = None):
-        self.perform, self.address, self.workers = perform, address, workers
+    def __init__(self, address: str | None = None, workers: int | None = None, gpus: float = 1.0,
+                 perform: Perform = perform) -> None:
+        self.perform, self.address, self.workers, self.gpus = perform, address, workers, gpus
         self.task = None
 
     def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
@@ -50,11 +56,13 @@ class Ray:
         if "memory" in store.fs.protocol:
             raise KdlibError(f"Ray's workers cannot reach {store.url}; allowed: a folder or an object store")
         self.start(experiment.threads)
-        place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES)
-        url, settings = store.fs.unstrip_protocol(store.root), experiment.model_dump_json()
+        place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES,
+                                  num_gpus=self.gpus if experiment.device == "cuda" else 0)
+        what = experiment.model_dump_json(), registry.plugins(), tuple(experiment.sources.items())
+        url = store.fs.unstrip_protocol(store.root)
 
         def send(numbers):
-            return {place.remote(self.perform, key, settings, url, steps[number]): number for number in numbers}
+            return {place.remote(self.perform, key, what, url, steps[number]): number for number in numbers}
 
         waiting, nodes = send(_largest_first(experiment, steps)), _alive()
         try:
@@ -108,16 +116,9 @@ def _largest_first(experiment: Experiment, steps: list[Step]) -> list[int]:
 
     def size(number):
         subject = steps[number].subject
-        return _size(experiment, experiment.architecture_of(subject)) if subject in models else 0
+        return work(experiment, experiment.architecture_of(subject)) if subject in models else 0
 
     return sorted(range(len(steps)), key=size, reverse=True)
-
-
-@functools.lru_cache(maxsize=64)
-def _size(experiment: Experiment, architecture: str) -> int:
-    if experiment.task.by_roles:  # an LSTM's work is a multiply-accumulate per character and weight
-        return sum(parameter.numel() for parameter in client.start(experiment, architecture).parameters())
-    return client.work(experiment, architecture)
 
 
 def _alive() -> set[str]:
@@ -139,13 +140,22 @@ def _knock(address: str) -> None:
         raise KdlibError(f"no Ray cluster at {address}: {error}; {ALLOWED}") from error
 
 
-def _carry_out(perform, key, settings, url, step):
+def _carry_out(perform, key, what, url, step):
     """In a worker: the Step, with the store's data and the experiment kept for the next one."""
-    record = measured(perform, key, _experiment(settings), _store(url), Step(*step), Ray.name)
+    record = measured(perform, key, _experiment(what[0], tuple(what[1]), what[2]), _store(url), Step(*step), Ray.name)
     return record.model_dump_json(), time.time()
 
 
-_experiment = functools.lru_cache(maxsize=4)(from_json)
+@functools.lru_cache(maxsize=4)
+def _experiment(settings: str, plugins: tuple[str, ...], sources: tuple[tuple[str, str], ...]) -> Experiment:
+    """plugins: those of the driving process, which alone says what a worker may import."""
+    for plugin in plugins:
+        registry.load(plugin)
+    experiment = from_json(settings)
+    expect_sources(experiment, dict(sources))
+    return experiment
+
+
 _store = functools.lru_cache(maxsize=1)(Store)
 
 

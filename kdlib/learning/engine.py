@@ -1,4 +1,7 @@
-"""The local engine: items become batches by index, models predict, are scored, and their best weights are kept."""
+"""The local engine: items become batches by index, models predict, are scored, and their best weights are kept.
+
+Everything goes where the experiment's `device` is; nothing else here depends on it.
+"""
 
 import ctypes
 import functools
@@ -8,9 +11,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdlib.learning.models import Model
+from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
 
 PREDICT_BATCH = 128  # activations of more images than this no longer fit the cache of a small core
@@ -29,26 +32,45 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def images(x: Tensor) -> Tensor:
-    """uint8 (N, H, W[, C]) -> float32 (N, C, H, W) in 0-1, channels last in memory (PAPER: pixels/255)."""
-    x = x.unsqueeze(-1) if x.ndim == 3 else x
-    return x.permute(0, 3, 1, 2).float().div_(255)
+def inputs(experiment: Experiment, x: Tensor, device: str | torch.device | None = None) -> Tensor:
+    """What a model takes of stored items, by their dtype: uint8 / 255 (PAPER: Tasks), float32, or int64 of integers.
+
+    x: (N, *task.shape); images (N, H, W[, C]) become (N, C, H, W), channels last in memory. device: where they go, the
+    experiment's by default.
+    """
+    x = x.to(device or experiment.device)
+    if experiment.task.items == "image":
+        x = (x.unsqueeze(-1) if x.ndim == 3 else x).permute(0, 3, 1, 2)
+    if x.dtype == torch.uint8:
+        return x.float().div_(255)
+    return x.float() if x.is_floating_point() else x.long()
 
 
-def inputs(x: Tensor) -> Tensor:
-    """What a model takes of stored items: pixels of `images`, or of texts, uint8 (N, window), int64 characters."""
-    return x.long() if x.ndim == 2 else images(x)
+def placed(experiment: Experiment, model: nn.Module) -> nn.Module:
+    """The model on the experiment's device. Raises KdlibError where this machine has no such device."""
+    if experiment.device != "cpu":
+        expect_device(experiment.device)
+    return model.to(experiment.device)
+
+
+def expect_device(name: str) -> None:
+    """Raises KdlibError where this machine has no such device."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there[name]:
+        here = ", ".join(device for device, is_there in there.items() if is_there)
+        raise KdlibError(f"device {name}: this machine has none that PyTorch can use; allowed here: {here}")
 
 
 class Batches:
-    """Seeded epochs over uint8 items and their targets, turned into batches by index.
+    """Seeded epochs over stored items and their targets, turned into batches by index.
 
-    x: uint8 (N, H, W[, C]) or (N, window); target: (N, ...); size: of a batch; seed: of the order, drawn anew in each
-    epoch. The last batch is smaller; one of a single item, of which batch norm can make nothing, is left out.
+    x: (N, *task.shape), see `inputs`; target: (N, ...); size: of a batch; seed: of the order, drawn anew in each epoch.
+    The last batch is smaller; one of a single item, of which batch norm can make nothing, is left out. Batches are on
+    the experiment's device.
     """
 
-    def __init__(self, x: Tensor, target: Tensor, size: int, seed: int):
-        self.x, self.target, self.size = x, target, size
+    def __init__(self, experiment: Experiment, x: Tensor, target: Tensor, size: int, seed: int) -> None:
+        self.experiment, self.x, self.target, self.size = experiment, x, target, size
         self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
@@ -57,7 +79,7 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(len(self.x), generator=self.generator)
         for rows in order.split(self.size)[: len(self)]:
-            yield inputs(self.x[rows]), self.target[rows]
+            yield inputs(self.experiment, self.x[rows]), self.target[rows].to(self.experiment.device)
 
 
 class KeepBest:
@@ -67,12 +89,12 @@ class KeepBest:
     every `every` batches. A gain is more than `min_delta` over the best so far.
     """
 
-    def __init__(self, score: Callable[[Model], float], patience: int, min_delta: float = 0.0,
+    def __init__(self, score: Callable[[nn.Module], float], patience: int, min_delta: float = 0.0,
                  every: int | None = None):
         self.score, self.patience, self.min_delta, self.every = score, patience, min_delta, every
         self.best, self.weights, self.scores, self.waited = -math.inf, None, 0, 0
 
-    def look(self, model: Model) -> bool:
+    def look(self, model: nn.Module) -> bool:
         """Score the model as it is now; True where patience is at its end."""
         score = self.score(model)
         self.scores += 1
@@ -85,22 +107,25 @@ class KeepBest:
 
 
 @torch.inference_mode()
-def predict(experiment: Experiment, model: Model, x: Tensor) -> Tensor:
-    """Logits float32 (N, classes) of stored items (see `inputs`), in evaluation mode and the experiment's precision."""
+def predict(experiment: Experiment, model: nn.Module, x: Tensor) -> Tensor:
+    """Logits float32 (N, classes) of stored items (see `inputs`), in evaluation mode and the experiment's precision.
+
+    They are where the model is.
+    """
     keep_freed_memory()
     training = model.training
     model.eval()
     with torch.autocast(experiment.device, torch.bfloat16, enabled=experiment.precision == "bf16"):
-        logits = torch.cat([model(inputs(part)).float() for part in x.split(PREDICT_BATCH)])
+        logits = torch.cat([model(inputs(experiment, part)).float() for part in x.split(PREDICT_BATCH)])
     model.train(training)
     return logits
 
 
-def accuracy(experiment: Experiment, model: Model, x: Tensor, y: Tensor) -> float:
+def accuracy(experiment: Experiment, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Top-1 accuracy, 0-1, over all the model's outputs."""
-    return float((predict(experiment, model, x).argmax(1) == y).sum() / len(y))
+    return float((predict(experiment, model, x).argmax(1).cpu() == y).sum() / len(y))
 
 
-def cross_entropy(experiment: Experiment, model: Model, x: Tensor, y: Tensor) -> float:
+def cross_entropy(experiment: Experiment, model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Mean cross-entropy in nats, without the penalty."""
-    return float(F.cross_entropy(predict(experiment, model, x), y))
+    return float(F.cross_entropy(predict(experiment, model, x), y.to(experiment.device)))

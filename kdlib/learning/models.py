@@ -1,150 +1,105 @@
-"""The zoo: CNNs of two, three and four layers, LSTMs of one and two (PAPER: Models), Keras's conventions in PyTorch.
-
-Those conventions: padding 'same' puts the odd pixel after the image, the average pool leaves padding out of its mean,
-batch norm has eps 1e-3, weights start Glorot-uniform and biases at zero; an embedding starts uniform, an LSTM's
-recurrent weights orthogonal, its forget gates at 1, and it has one bias a gate.
-"""
+"""Models of an Experiment's architectures: built, put where they train, and tried on the task's items first."""
 
 import functools
+import inspect
+from typing import Any
 
-import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
-from kdlib.settings.zoo import BLOCKS
-
-PENALTY = 1e-3
-EMBEDDING = 8
-DROPPED = 13107  # of 65,536: dropout 0.2 to five digits
-INTEGER = {torch.float32: torch.int32, torch.bfloat16: torch.int16}
+from kdlib.learning.engine import inputs, placed
+from kdlib.machine import has_bf16
+from kdlib.settings.architectures import Network, network
+from kdlib.settings.experiment import Experiment
 
 
-class Dropout(nn.Module):
-    """Dropout 0.2 whose mask is cut from 64-bit random words, four items each: nn.Dropout's is half of a step here.
+def start(experiment: Experiment, subject: str) -> nn.Module:
+    """The random start of the subject's architecture: the same for all its clients, whatever the strategy.
 
-    x: float, dense in memory -> x with items set to 0 at probability DROPPED / 65536, the rest scaled to keep the mean.
+    Every batch norm has the experiment's momentum. Raises KdlibError where the network cannot be made, or this machine
+    cannot carry it out.
     """
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        generator = np.random.Generator(np.random.SFC64(int(torch.randint(2**63 - 1, ()))))
-        words = torch.from_numpy(generator.integers(2**64, size=(x.numel() + 3) // 4, dtype=np.uint64))
-        kept = words.view(torch.int16)[: x.numel()].ge_(DROPPED - 2**15)  # 1 or 0
-        # The bits of the scale, once or not at all, are the mask: integers of one size are ten times faster than bools.
-        bits = INTEGER[x.dtype]
-        scale = torch.tensor(2**16 / (2**16 - DROPPED), dtype=x.dtype).view(bits)
-        return x * kept.to(bits).mul_(scale).view(x.dtype).as_strided(x.shape, x.stride())
+    architecture = experiment.architecture_of(subject)
+    model = _built(experiment, architecture)
+    if experiment.precision == "bf16" and not has_bf16() and any(isinstance(m, nn.LSTM) for m in model.modules()):
+        raise KdlibError("precision bf16: this CPU has none in hardware, which LSTMs need; allowed here: fp32")
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = experiment.batch_norm_momentum
+    return placed(experiment, model)
 
 
-class CNN(nn.Module):
-    """Blocks, then a linear layer without bias.
-
-    forward: float32 (N, C, H, W) in 0-1 -> logits float32 (N, classes).
-    """
-
-    def __init__(self, blocks: list[nn.Module], features: int, classes: int):
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-        self.linear = nn.Linear(features, classes, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        # Features in the order (height, width, channels), as in Keras: channels-last maps flatten without a copy.
-        return self.linear(self.blocks(x).permute(0, 2, 3, 1).flatten(1))
-
-    def penalty(self) -> Tensor:
-        """1e-3 x the sum of the last layer's squared weights, a part of every loss (PAPER: Models)."""
-        return PENALTY * self.linear.weight.square().sum()
-
-
-class LSTM(nn.Module):
-    """An embedding of characters, LSTM layers, and a linear layer on the last state.
-
-    forward: int64 (N, window) -> logits float32 (N, classes), a class being a character of the vocabulary.
-    """
-
-    def __init__(self, units: int, layers: int, classes: int):
-        super().__init__()
-        self.embedding = nn.Embedding(classes, EMBEDDING)
-        self.lstm = nn.LSTM(EMBEDDING, units, layers)
-        self.linear = nn.Linear(units, classes)
-        for layer in range(layers):  # PyTorch adds a second bias to each gate, which stays at zero
-            getattr(self.lstm, f"bias_hh_l{layer}").requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        states, _ = self.lstm(self.embedding(x.t()))  # one character of all the texts after the other
-        return self.linear(states[-1])
-
-    def penalty(self) -> Tensor:
-        """None (PAPER: Models)."""
-        return self.linear.weight.new_zeros(())
+def expect_fit(experiment: Experiment) -> None:
+    """Build each architecture and try it on two items. Raises KdlibError where one does not fit the task."""
+    wanted = (2, experiment.classes)
+    for name in experiment.architectures:
+        model = start(experiment, name).eval()
+        try:
+            with torch.no_grad():
+                logits = model(inputs(experiment, blank(experiment, 2)))
+        except Exception as error:  # whatever somebody's network raises
+            raise _unfit(experiment, name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted or not logits.is_floating_point():
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise _unfit(experiment, name, f"of two items it makes {shape}, not logits {list(wanted)}")
+        try:
+            safetensors.torch.save({key: tensor.contiguous() for key, tensor in model.state_dict().items()})
+        except (RuntimeError, ValueError) as error:  # tensors that share memory
+            raise _unfit(experiment, name, f"its weights cannot be stored: {' '.join(str(error).split())[:160]}") \
+                from error
 
 
-Model = CNN | LSTM
+def blank(experiment: Experiment, count: int) -> Tensor:
+    """So many stored items of zeros."""
+    dtype = {"image": torch.uint8, "text": torch.int64, "other": torch.float32}[experiment.task.items]
+    return torch.zeros(count, *experiment.task.shape, dtype=dtype)
 
 
-def build_lstm(architecture: str, classes: int, width: float = 1.0, generator: torch.Generator | None = None) -> LSTM:
-    """The LSTM `lstmL-n` with L layers of n units times `width`; weights come from `generator`, layer by layer."""
-    kind, units = architecture.split("-")
-    model = LSTM(max(1, round(int(units) * width)), int(kind.removeprefix("lstm")), classes)
-    nn.init.uniform_(model.embedding.weight, -0.05, 0.05, generator=generator)
-    with torch.no_grad():
-        for name, weight in model.lstm.named_parameters():
-            if "weight" in name:
-                start = nn.init.orthogonal_ if "_hh_" in name else nn.init.xavier_uniform_
-                start(weight, generator=generator)
-            else:
-                weight.zero_()
-                if "_ih_" in name:
-                    weight.chunk(4)[1].fill_(1.0)  # gates in the order input, forget, cell, output
-    _keras_start(model.linear, generator)
+def penalty(model: nn.Module) -> Tensor | float:
+    """What the model adds to every loss: its own `penalty()`, or nothing."""
+    own = getattr(model, "penalty", None)
+    return own() if callable(own) else 0.0
+
+
+@functools.lru_cache(maxsize=256)
+def work(experiment: Experiment, architecture: str) -> int:
+    """Multiply-accumulates of the architecture's forward pass on one item: the one count of a model's work."""
+    from torch.utils.flop_counter import FlopCounterMode  # seconds of imports, which most runs need not wait for
+
+    model = _built(experiment, architecture).eval().to("meta")  # shapes alone are followed, nothing is computed
+    with FlopCounterMode(display=False) as counter:
+        model(inputs(experiment, blank(experiment, 1), "meta"))
+    return counter.get_total_flops() // 2  # two operations are one multiply-accumulate
+
+
+def _built(experiment: Experiment, architecture: str) -> nn.Module:
+    found, sizes = network(architecture)
+    seed = experiment.entropy(0, architecture, "start")
+    with torch.random.fork_rng(devices=[]):  # the Step's own numbers go on as if nothing had been drawn
+        torch.default_generator.manual_seed(seed)
+        try:
+            model = _made(experiment, found, sizes, torch.Generator().manual_seed(seed))
+        except KdlibError as error:
+            raise _unfit(experiment, architecture, str(error)) from error
+        except Exception as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise _unfit(experiment, architecture, said) from error
+    if not isinstance(model, nn.Module):
+        raise _unfit(experiment, architecture, f"it makes a {type(model).__name__}; it must make a torch.nn.Module")
     return model
 
 
-def build(architecture: str, image: tuple[int, int, int], classes: int, width: float = 1.0,
-          batch_norm_momentum: float = 0.01, generator: torch.Generator | None = None) -> CNN:
-    """The CNN `cnnL-n1-..-nL` with n filters a layer times `width`, for images of (channels, height, width).
-
-    Weights come from `generator` (default: torch's own), layer by layer.
-    Raises KdlibError where the image is too small for the blocks.
-    """
-    kind, *filters = architecture.split("-")
-    channels, *size = image
-    layers: list[nn.Module] = []
-    for block, number in zip(BLOCKS[kind], filters, strict=True):
-        out = max(1, round(int(number) * width))
-        pad, size = _window(architecture, image, size, block.kernel, block.stride, block.padding)
-        layers += [*_pad(pad, nn.ZeroPad2d), nn.Conv2d(channels, out, block.kernel, block.stride),
-                   nn.BatchNorm2d(out, eps=1e-3, momentum=batch_norm_momentum), nn.ReLU(), Dropout()]
-        if block.pool:
-            pad, size = _window(architecture, image, size, 2, block.pool.stride, block.pool.padding)
-            # Repeating the edge gives, for a window of two, the mean that leaves padding out.
-            layers += [*_pad(pad, nn.ReplicationPad2d), nn.AvgPool2d(2, block.pool.stride)]
-        channels = out
-    model = CNN(layers, channels * size[0] * size[1], classes)
-    model.apply(functools.partial(_keras_start, generator=generator))
-    return model.to(memory_format=torch.channels_last)
+def _made(experiment: Experiment, found: Network, sizes: tuple[int, ...], generator: torch.Generator) -> Any:
+    arguments = (experiment.task, experiment.classes, experiment.width, generator, *sizes)
+    try:
+        inspect.signature(found.build).bind(*arguments)
+    except (TypeError, ValueError):  # the convention of torchvision and timm
+        return found.build(num_classes=experiment.classes)
+    return found.build(*arguments)
 
 
-def _window(architecture, image, size, kernel, stride, padding):
-    """Padding (left, right, top, bottom) and the output's (height, width), by TensorFlow's rule."""
-    if padding == "valid":
-        if min(size) < kernel:
-            raise KdlibError(f"{architecture} cannot take images of {image[1]} x {image[2]}: a {kernel} x {kernel} "
-                             f"window meets {size[0]} x {size[1]}; allowed: larger images, or fewer layers")
-        return (0, 0, 0, 0), [(n - kernel) // stride + 1 for n in size]
-    out = [-(-n // stride) for n in size]
-    top, left = (max((o - 1) * stride + kernel - n, 0) for o, n in zip(out, size, strict=True))
-    return (left // 2, left - left // 2, top // 2, top - top // 2), out
-
-
-def _pad(pad, layer) -> list[nn.Module]:
-    return [layer(pad)] if any(pad) else []
-
-
-def _keras_start(module: nn.Module, generator: torch.Generator | None) -> None:
-    if isinstance(module, nn.Conv2d | nn.Linear):
-        nn.init.xavier_uniform_(module.weight, generator=generator)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+def _unfit(experiment: Experiment, architecture: str, why: str) -> KdlibError:
+    return KdlibError(f"architecture {architecture} does not fit task {experiment.task.name} (items "
+                      f"{list(experiment.task.shape)}, {experiment.classes} classes): {why}")

@@ -1,4 +1,4 @@
-"""The training loop of a Step, which is Lightning's: one model, one loss, one Adam."""
+"""The training loop of a Step, which is Lightning's: one model, one loss, one optimizer."""
 
 import contextlib
 import logging
@@ -7,9 +7,11 @@ import warnings
 
 import lightning
 import torch
+from torch import Tensor, nn
 
 from kdlib.learning.engine import Batches, KeepBest, Loss
-from kdlib.learning.models import Model
+from kdlib.learning.models import penalty
+from kdlib.settings.experiment import Experiment
 
 # Lightning's advice on loggers, workers and devices is for long trainings, not for a Step of a second.
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -19,21 +21,35 @@ PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class Training(lightning.LightningModule):
-    """A model, a loss and Adam: one optimiser for one Step. total, batches: the sum of the losses, and how many."""
+    """A model, a loss and the experiment's optimizer, a new one for each Step.
 
-    def __init__(self, model: Model, loss: Loss, learning_rate: float):
+    total, batches: the sum of the losses, and how many.
+    """
+
+    def __init__(self, experiment: Experiment, model: nn.Module, loss: Loss) -> None:
         super().__init__()
-        self.model, self.loss, self.learning_rate = model, loss, learning_rate
-        self.total, self.batches = 0.0, 0
+        self.experiment, self.model, self.loss = experiment, model, loss
+        self.total: Tensor | float = 0.0
+        self.batches = 0
 
-    def training_step(self, batch, _):
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, target = batch
-        loss = self.loss(self.model(x).float(), target) + self.model.penalty()
+        loss = self.loss(self.model(x).float(), target) + penalty(self.model)
         self.total, self.batches = self.total + loss.detach(), self.batches + 1
         return loss
 
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.model.parameters(), lr=self.learning_rate, eps=1e-7, fused=True)
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return optimizer(self.experiment, self.model)
+
+
+def optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer:
+    """Keras's Adam (eps 1e-7), its RMSprop (rho 0.9, eps 1e-7), or plain gradient descent (PAPER: Models)."""
+    weights, rate = model.parameters(), experiment.learning_rate
+    if experiment.optimizer == "rmsprop":
+        return torch.optim.RMSprop(weights, lr=rate, alpha=0.9, eps=1e-7)
+    if experiment.optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=rate)
+    return torch.optim.Adam(weights, lr=rate, eps=1e-7, fused=experiment.device != "mps")
 
 
 class Watch(lightning.Callback):
@@ -55,17 +71,19 @@ class Watch(lightning.Callback):
             trainer.should_stop = trainer.should_stop or self.keep.look(module.model)
 
 
-def fit(module: Training, batches: Batches, precision: str, device: str, epochs: int | None, steps: int | None,
-        keep: KeepBest | None) -> None:
+def run_trainer(module: Training, batches: Batches, epochs: int | None, steps: int | None,
+                keep: KeepBest | None) -> None:
     """Train for `epochs`, or for `steps` batches over as many epochs as they need. Raises KeyboardInterrupt."""
+    experiment = module.experiment
     trainer = lightning.Trainer(
-        accelerator=device, devices=1, precision=PRECISION[precision],
+        accelerator=experiment.device, devices=1, precision=PRECISION[experiment.precision],
         max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[Watch(keep)] if keep else None,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )
     with _interruptible():
         trainer.fit(module, train_dataloaders=batches)
+    module.model.to(experiment.device)  # Lightning takes it back to the CPU
 
 
 @contextlib.contextmanager

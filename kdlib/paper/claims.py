@@ -8,14 +8,16 @@ from typing import NamedTuple
 import pandas as pd
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.strategy import strategy_of
 from kdlib.paper.bench import measure
 from kdlib.paper.grid import Grid
 from kdlib.reports import times
 from kdlib.reports.cost import Prices, right_sized, total
 from kdlib.reports.estimate import Estimate
-from kdlib.reports.figures import complete, curves, final_table, interval, mixed
+from kdlib.reports.figures import complete, curves, final_table, interval, mixed, title
 from kdlib.runs.run import Run
-from kdlib.settings.experiment import PROFILES, STRATEGIES, Experiment, make_experiment
+from kdlib.settings.experiment import Experiment, make_experiment
+from kdlib.settings.profiles import PROFILES
 from kdlib.settings.task import load_task
 
 PAPER = {
@@ -145,15 +147,16 @@ def differs(experiments: Iterable[Experiment]) -> str:
     said = {}
     for one in experiments:
         paper = make_experiment(one.task, one.strategy, one.alpha, one.seed, "paper")
-        names = [name for name in PROFILES["laptop"] if getattr(one, name, 0) != getattr(paper, name, 0)]
-        said |= {name: f"{name} {_said(getattr(one, name))} ({_said(getattr(paper, name))})" for name in names}
+        changed = PROFILES["laptop"] | strategy_of(one).profiles["laptop"]
+        names = [name for name in changed if one.setting(name) != paper.setting(name)]
+        said |= {name: f"{name} {_said(one.setting(name))} ({_said(paper.setting(name))})" for name in names}
     return ", ".join(said.values()) or "nothing"
 
 
 def _robust(pairs) -> tuple[str, str]:
     finals = final_table(curves([one for pair in pairs.values() for one in pair]))
     told = [f"{mixed(alpha)}: " + ", ".join(
-        f"{STRATEGIES[row.strategy].__name__} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
+        f"{title(row.strategy)} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
         for alpha, rows in finals.groupby("alpha", sort=False)]
     gaps = [feddf.result["accuracy"] - fedmd.result["accuracy"]
             for (mix, _), (fedmd, feddf) in pairs.items() if mix == _hardest(pairs)]
@@ -180,7 +183,7 @@ def _faster(pairs) -> tuple[str, str]:
 
 def _cheaper(pairs, prices) -> tuple[str, str]:
     both = pairs.values()
-    shares = [float(total(feddf.records(), prices) / total(fedmd.records(), prices)) for fedmd, feddf in both]
+    shares = [float(total(feddf, prices) / total(fedmd, prices)) for fedmd, feddf in both]
     fitted = [_right_sized(feddf, prices) / _right_sized(fedmd, prices) for fedmd, feddf in both]
     told = [f"{prices.provider}: FedDF / FedMD {_spread(shares)}", f"right-sized: {_spread(fitted)}"]
     told += [f"{until}: {_spread(feddf['usd'] / fedmd['usd'])}" for until, fedmd, feddf in _until(pairs, prices)]
@@ -188,8 +191,7 @@ def _cheaper(pairs, prices) -> tuple[str, str]:
 
 
 def _right_sized(one, prices) -> float:
-    records = one.records()
-    return float(total(records, prices, right_sized(records)))
+    return float(total(one, prices, right_sized(one)))
 
 
 def _until(pairs, prices=None) -> list[tuple]:
@@ -231,7 +233,7 @@ def _retrained(seconds) -> float:
 
 
 def _retraining(shares) -> str:
-    told = ", ".join(f"{STRATEGIES[name].__name__} {share:.0%}" for name, share in shares.items())
+    told = ", ".join(f"{title(name)} {share:.0%}" for name, share in shares.items())
     return f"share of re-training in all seconds: {told}"
 
 

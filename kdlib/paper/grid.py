@@ -55,7 +55,7 @@ class Grid(NamedTuple):
 
         Raises KdlibError for values that no run could have.
         """
-        by_roles = load_task(self.task).by_roles
+        by_roles = load_task(self.task).by_owners
         alphas = [None] if by_roles else self.alphas
         for alpha in alphas:
             make_experiment(self.task, "fedmd", alpha, self.seeds[0], self.profile)

@@ -28,7 +28,7 @@ def compare(runs: Sequence[Run | str | Path], prices: str | Path | Prices = "gcf
     settings = pd.DataFrame([_flat(one) for one in made], index=[one.key for one in made])
     differ = [name for name in settings if settings[name].map(repr).nunique() > 1]
     reached = [{"accuracy": one.result["accuracy"]} | times.rounds(one)[["modelled", "measured"]].sum().to_dict()
-               | {"usd": float(cost.total(one.records(), table, limits))} for one in made]
+               | {"usd": float(cost.total(one, table, limits))} for one in made]
     return settings[differ].join(pd.DataFrame(reached, index=settings.index)).rename_axis("run")
 
 

@@ -6,7 +6,7 @@ Money is exact: prices are read as decimals, seconds as they stand in the Record
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kdlib import toml
 from kdlib.invoke.steps import Record
+from kdlib.invoke.strategy import Carrier, strategy_of
 from kdlib.runs.run import Run
 
 BUILT_IN = Path(__file__).parent / "prices"
@@ -122,42 +123,38 @@ def load_prices(name: str | Path) -> Prices:
     return toml.read(toml.find(str(name), BUILT_IN, "prices"), "price table", lambda said: Prices(**said), Decimal)
 
 
-def kind(step: str, subject: str) -> str:
-    """Who carries a Step out: a client's function, an aggregator's (the server, an architecture), or a Ray worker."""
-    if subject.startswith("client-"):
-        return "client"
-    return "worker" if step == "pretrain" else "aggregator"
+def total(the_run: Run, prices: Prices, limits: Mapping[str, Limits] = PAPER) -> Fraction:
+    """USD for all its invocations: of their seconds in the function, whatever they waited around them."""
+    return sum((prices.of(carrier).cost(record.seconds, limits[carrier])
+                for record, carrier in _carried(the_run)), Fraction(0))
 
 
-def cost(record: Record, prices: Prices, limits: Mapping[str, Limits] = PAPER) -> Fraction:
-    """USD for one invocation: of its seconds in the function, whatever it waited around them."""
-    of = kind(record.step, record.subject)
-    return prices.of(of).cost(record.seconds, limits[of])
-
-
-def total(records: Iterable[Record], prices: Prices, limits: Mapping[str, Limits] = PAPER) -> Fraction:
-    """USD for all of them."""
-    return sum((cost(record, prices, limits) for record in records), Fraction(0))
-
-
-def right_sized(records: Iterable[Record]) -> dict[str, Limits]:
+def right_sized(the_run: Run) -> dict[str, Limits]:
     """What each kind of function really needed: as many vCPU as it has threads, and the peak of its memory.
 
     The peak is the process's, so where one process served several kinds it is that of the hungriest. No headroom.
     """
     needs: dict[str, Limits] = {}
-    for record in records:
-        of = kind(record.step, record.subject)
-        before = needs.get(of, Limits(0, 0))
-        needs[of] = Limits(max(before.vcpu, record.threads), max(before.gib, Fraction(record.peak_memory, 2**30)))
+    for record, carrier in _carried(the_run):
+        before = needs.get(carrier, Limits(0, 0))
+        needs[carrier] = Limits(max(before.vcpu, record.threads), max(before.gib, Fraction(record.peak_memory, 2**30)))
     return needs
 
 
 def bill(the_run: Run, prices: Prices, limits: Mapping[str, Limits] = PAPER) -> pd.DataFrame:
-    """`the_run.table` with kind, and usd (float) of each invocation: sum it by step, subject or round."""
-    usd = [float(cost(record, prices, limits)) for record in the_run.records()]
-    table = the_run.table
-    return table.assign(kind=list(map(kind, table["step"], table["subject"])), usd=usd)
+    """`the_run.table` with kind, and usd (float) of each invocation: sum it by step, subject or round.
+
+    kind: who carried it out, see kdlib.invoke.strategy.Carrier.
+    """
+    carried = list(_carried(the_run))
+    usd = [float(prices.of(carrier).cost(record.seconds, limits[carrier])) for record, carrier in carried]
+    return the_run.table.assign(kind=[carrier for _, carrier in carried], usd=usd)
+
+
+def _carried(the_run: Run) -> Iterator[tuple[Record, Carrier]]:
+    strategy = strategy_of(the_run.experiment)
+    for record in the_run.records():
+        yield record, strategy.carrier(record.step, record.subject)
 
 
 def _up(amount: Fraction, step: Decimal) -> Fraction:

@@ -1,4 +1,4 @@
-"""How long, how many bytes and how dear a run would be, from one Step of each kind that is really made here.
+"""How long, how many bytes and how expensive a run would be, from one Step of each kind that is really made here.
 
 A probe is carried out first: one round of the experiment with one client of each architecture and one epoch of each
 training. What its Steps took is scaled up by the images that the experiment's own Steps train on and predict, and
@@ -8,25 +8,23 @@ counted as often as its workflow calls them. Early stops are not foreseen: where
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 from tqdm.auto import tqdm
 
-from kdlib.cohort.history import Forecast, History
+from kdlib.cohort.history import in_turn
 from kdlib.data import sets
-from kdlib.invoke.steps import Stage, measured
-from kdlib.reports.cost import PAPER, Limits, Prices, kind
+from kdlib.invoke.perform import measured, perform
+from kdlib.invoke.strategy import Sizes, strategy_of
+from kdlib.reports.cost import PAPER, Limits, Prices
 from kdlib.runs import runner
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
-from kdlib.strategies.perform import STRATEGIES, perform
 
-PREDICTED = 0.25  # what it costs to predict an image, of what it costs to train on one: no backward pass, no dropout
-FEW = 1000  # public items that a probe pre-trains on at most, or an alignment sample's where that has more
-
-EPOCHS = ("pretrain_epochs", "transfer_epochs", "digest_epochs", "revisit_epochs", "local_epochs")
+PREDICTED = 0.25  # what it costs to predict an item, of what it costs to train on one: no backward pass, no dropout
+FEW = 1000  # public items that a probe trains on at most, or an alignment sample's where that has more
 
 
 class Estimate(BaseModel):
@@ -59,14 +57,6 @@ class Estimate(BaseModel):
         return "\n".join([*lines, f"measured in {duration(self.probe)}; early stops would shorten it"])
 
 
-class Sizes(NamedTuple):
-    """Items of a client, of the public training set, and of the validation set."""
-
-    client: int
-    public: int
-    validation: int
-
-
 class Cost(NamedTuple):
     """What one invocation takes: seconds in the function, and bytes read and written."""
 
@@ -82,22 +72,24 @@ def estimate(experiment: Experiment, prices: Prices, cores: int | None = None, l
     """
     began, cores = time.perf_counter(), cores or os.cpu_count() or 1
     drawn = sets.prepare(experiment)
-    sizes = Sizes(len(drawn.private.y) // experiment.clients, len(drawn.public.y), len(drawn.validation.y))
-    few = sizes._replace(public=min(sizes.public, max(FEW, getattr(experiment, "alignment_items", 0))))
+    public, wanted = len(drawn.public.y), experiment.setting("alignment_items") or 0
+    sizes = Sizes(len(drawn.private.y) // experiment.clients, public, min(public, wanted), len(drawn.validation.y))
+    few = sizes._replace(public=min(public, max(FEW, wanted)))
     small = probe(experiment, few)
     taken = measure(small, progress)
+    strategy = strategy_of(experiment)
     scaled = {step: work(experiment, step, sizes) / work(small, step, few) for step, _ in taken}
     # What the server reads grows with the clients; all others read and write the same objects in any run.
     costs = {(step, of): Cost(cost.seconds * scaled[step], cost.bytes * (1 if of else scaled[step]))
              for (step, of), cost in taken.items()}
     places, calls = max(1, cores // experiment.threads), []
     seconds = modelled = 0.0
-    for stage in stages(experiment):
+    for stage in strategy.stages(experiment, in_turn(experiment)):
         own = [costs[stage.name, architecture(experiment, subject)] for subject in stage.subjects]
         longest = max(cost.seconds for cost in own)
         modelled += longest
         seconds += max(longest, sum(cost.seconds for cost in own) / places)
-        calls += [(stage.name, kind(stage.name, subject), cost)
+        calls += [(stage.name, strategy.carrier(stage.name, subject), cost)
                   for subject, cost in zip(stage.subjects, own, strict=True)]
     per_step: dict[str, float] = {}
     for step, _, cost in calls:
@@ -111,18 +103,11 @@ def estimate(experiment: Experiment, prices: Prices, cores: int | None = None, l
 def probe(experiment: Experiment, sizes: Sizes) -> Experiment:
     """The experiment cut down to a round, a client of each architecture, an epoch of each training."""
     count = len(experiment.architectures)
-    changes = dict.fromkeys(EPOCHS, 1) | {"rounds": 1, "clients": count, "clients_per_round": count,
-                                          "samples": sizes.client, "public_items": sizes.public,
-                                          "distil_batches": getattr(experiment, "score_every", None),
-                                          "selection": "round-robin"}
+    changes: dict[str, Any] = {name: 1 for name in type(experiment).model_fields if name.endswith("_epochs")}
+    changes |= {"rounds": 1, "clients": count, "clients_per_round": count, "samples": sizes.client,
+                "public_items": sizes.public, "selection": "round-robin", **strategy_of(experiment).probe(experiment)}
     return experiment.model_copy(update={name: value for name, value in changes.items()
                                          if name in type(experiment).model_fields})
-
-
-def stages(experiment: Experiment) -> Iterator[Stage]:
-    """The workflow with clients that take turns, whoever will be called: their number is the same."""
-    in_turn = experiment.model_copy(update={"selection": "round-robin"} if hasattr(experiment, "selection") else {})
-    return STRATEGIES[experiment.strategy].workflow(in_turn, Forecast(History(in_turn, Store("memory://none"), {})))
 
 
 def measure(small: Experiment, progress: bool) -> dict[tuple[str, str | None], Cost]:
@@ -131,7 +116,8 @@ def measure(small: Experiment, progress: bool) -> dict[tuple[str, str | None], C
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
         runner.deploy(small, sets.prepare(small), store)
-        steps = [step for stage in stages(small) for step in stage.steps]
+        stages = strategy_of(small).stages(small, in_turn(small))
+        steps = [step for stage in stages for step in stage.steps]
         perform(small, store, steps[0])  # imports and first touches are paid for apart
         for step in tqdm(steps, desc="one Step of each kind", unit="step", disable=not progress):
             record = measured(perform, "probe", small, store, step, "inline")
@@ -141,28 +127,15 @@ def measure(small: Experiment, progress: bool) -> dict[tuple[str, str | None], C
 
 
 def work(experiment: Experiment, step: str, sizes: Sizes) -> float:
-    """What an invocation's time grows with: images trained on, predicted ones at PREDICTED; at the server, clients."""
-    e, items = experiment, sizes.client
-    aligned = min(sizes.public, getattr(e, "alignment_items", 0))
-    amounts = {
-        "pretrain": lambda: _converging(sizes.public, e.pretrain_epochs),
-        "transfer": lambda: _converging(items, e.transfer_epochs),
-        "communicate": lambda: aligned,
-        "digest": lambda: aligned * e.digest_epochs,
-        "revisit": lambda: items * e.revisit_epochs,
-        "train": lambda: items * e.local_epochs + (aligned * PREDICTED if e.strategy == "feddf" else 0),
-        "distil": lambda: _distilling(e, sizes),
-        "aggregate": lambda: aligned * e.clients,
-        "teach": lambda: aligned * e.clients_per_round,
-        "average": lambda: e.clients_per_round,
-        "evaluate": lambda: 1,  # the probe's test set is the experiment's
-    }
-    return amounts[step]()
+    """What an invocation's time grows with: items trained on, predicted ones at PREDICTED; at the server, objects."""
+    declared = strategy_of(experiment).step(step).work(experiment, sizes)
+    return declared.trained + PREDICTED * declared.predicted + declared.gathered
 
 
 def architecture(experiment: Experiment, subject: str) -> str | None:
     """Of a client, or the architecture itself; None for the server."""
-    return None if subject == "server" else experiment.architecture_of(subject)
+    models = {*experiment.client_names, *experiment.architectures}
+    return experiment.architecture_of(subject) if subject in models else None
 
 
 def duration(seconds: float) -> str:
@@ -171,15 +144,3 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return f"{minutes[0]} min {minutes[1]} s" if seconds < 3600 else f"{hours[0]} h {hours[1]} min"
-
-
-def _converging(items, epochs) -> float:
-    """Four fifths are trained on, a fifth scores each epoch; see fedmd."""
-    return epochs * items * (0.8 + 0.2 * PREDICTED)
-
-
-def _distilling(experiment, sizes) -> float:
-    trained = experiment.distil_batches * experiment.distil_batch
-    scores = experiment.distil_batches // experiment.score_every + 1
-    teachers = experiment.clients_per_round if experiment.teachers == "recomputed" else 0
-    return trained * (1 + teachers * PREDICTED) + scores * sizes.validation * PREDICTED

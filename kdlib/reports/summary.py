@@ -55,8 +55,8 @@ def summary(run: Run | str | Path, prices: str | Path = "gcf") -> Summary:
     steps.loc["in all"] = steps.sum()
     steps["calls"] = steps["calls"].astype(int)
     round_, accuracy = 0, pd.Series(dtype=float)
-    if (the_run.steps["step"] == "evaluate").any():
-        curve = accuracy_by_architecture(the_run)
+    curve = accuracy_by_architecture(the_run)
+    if len(curve):
         round_ = curve["round"].max()
         accuracy = curve[curve["round"] == round_].set_index("architecture")["accuracy"]
     return Summary(the_run.experiment.title, f"{round_} of {the_run.experiment.rounds}", table.provider,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.strategy import strategy_of
 from kdlib.reports import cost
 from kdlib.reports.cost import PAPER, Limits, Prices
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds
@@ -17,19 +18,20 @@ SETUP = ["task", "strategy", "alpha"]
 
 
 def invoker(runs: Sequence[Run]) -> str:
-    """The one invoker of all their functions, for a caption; and that of the pre-training where it is another.
+    """The one invoker of all their functions, for a caption; and that of the workers' Steps where it is another.
 
     Raises KdlibError where two were mixed, whose times cannot be compared.
     """
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for one in runs:
+        strategy = strategy_of(one.experiment)
         for record in one.records():
-            names[record.step == "pretrain"].add(record.backend)
+            names[strategy.carrier(record.step, record.subject) == "worker"].add(record.backend)
     for found in names.values():
         if len(found) > 1:
             raise KdlibError(f"times of {' and '.join(sorted(found))} cannot be mixed; allowed: runs by one invoker")
     functions, workers = names[False] or names[True], names[True] or names[False]
-    return " ".join(functions) + (f", pre-training by {' '.join(workers)}" if workers != functions else "")
+    return " ".join(functions) + (f", Steps of workers by {' '.join(workers)}" if workers != functions else "")
 
 
 def label(the_run: Run) -> str:

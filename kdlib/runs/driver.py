@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from kdlib.cohort import attendance
+from kdlib.cohort.history import History
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import Experiment, FedAvg
-from kdlib.cohort.history import Forecast, History
-from kdlib.invoke.steps import Invoker, Record, Stage, Step
-from kdlib.strategies.perform import STRATEGIES
+from kdlib.invoke.invokers import Invoker
+from kdlib.invoke.steps import Record, Stage, Step
+from kdlib.invoke.strategy import Strategy, everybody, strategy_of
 from kdlib.runs.progress import Progress
 from kdlib.runs.run import Run, whole_lines
+from kdlib.settings.experiment import Experiment
+from kdlib.store import names
 from kdlib.store.store import Store
 
 Watch = Callable[[Run], object]
-
-KEPT = ("consensus", "teacher")  # of every round; of the rest only what the last round left
 
 log = logging.getLogger("kdlib")
 
@@ -38,25 +38,25 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
 
     watch: called with the run after every round.
     Without `patience` the first Step that fails ends it. With it, clients that miss the deadline or fail are left out
-    of what follows in the round, which is written down first (kdlib.cohort.attendance); raises KdlibError where too few are left.
+    of what follows in the round, which is written down first (kdlib.cohort.attendance); raises KdlibError where too
+    few are left.
     """
-    experiment = the_run.experiment
+    experiment, strategy = the_run.experiment, strategy_of(the_run.experiment)
     clients = set(experiment.client_names)
-    go_on = not isinstance(experiment, FedAvg)  # from their own weights, not from their architecture's
     file = the_run.folder / "records" / f"{invoker.name}-{repetition}.jsonl"
     file.parent.mkdir(exist_ok=True)
     whole_lines(file, mend=True)
     records = the_run.records(repetition)
     done = {step for record in records for step in record.done}
-    items = the_run.partition.groupby("client")["items"].sum().to_dict()
-    history = History(experiment, store, items, records)
-    planned = list(_stages(experiment, fused, Forecast(history)))
+    history = _history(the_run, store, records) if strategy.selects else None
+    chosen, forecast = (history.chosen, history.forecast) if history else 2 * (everybody(experiment),)
+    planned = list(strategy.stages(experiment, forecast, fused))
     with file.open("a") as lines, Progress(experiment.title, sum(len(stage.subjects) for stage in planned),
                                            [step for stage in planned for step in _left(stage, done)], progress) as bar:
         earlier = None
-        for stage in _stages(experiment, fused, history):  # each when the last is over: who is called depends on it
+        for stage in strategy.stages(experiment, chosen, fused):  # each when the last is over: it may depend on it
             if earlier and earlier.round < stage.round:
-                sweep(store, stage.round - 1, go_on)
+                sweep(store, strategy, stage.round - 1)
                 if watch:
                     watch(the_run)
             earlier = stage
@@ -66,25 +66,31 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
                            invoker.run(the_run.key, experiment, store, steps)):
                 lines.write(record.model_dump_json() + "\n")
                 lines.flush()
-                history.add(record)
+                if history:
+                    history.add(record)
                 bar.tick(record)
-    sweep(store, experiment.rounds, go_on)
+    sweep(store, strategy, experiment.rounds)
     if watch:
         watch(the_run)
+
+
+def _history(the_run: Run, store: Store, records: list[Record]) -> History:
+    items = the_run.partition.groupby("client")["items"].sum().to_dict()
+    return History(the_run.experiment, store, items, records)
 
 
 def _counts(experiment: Experiment, store: Store, step: Step) -> bool:
     """False where it is written down that the Step's client missed it, or what it rests on in the same round."""
     first = step.parts[0]
-    rests_on = STRATEGIES[experiment.strategy].NEEDS.get(first.name, first.name)
+    needs = strategy_of(experiment).step(first.name).needs or first.name
     return step.subject not in experiment.client_names or all(
-        attendance.in_time(store, step.round, name, [step.subject]) for name in (first.name, rests_on))
+        attendance.in_time(store, step.round, name, [step.subject]) for name in (first.name, needs))
 
 
 def _patiently(key: str, experiment: Experiment, store: Store, invoker: Invoker, stage: Stage, steps: list[Step],
                patience: Patience) -> Iterator[Record]:
     """The Records of those that answer before the deadline; then it is written down who that was."""
-    if not hasattr(invoker, "attempt"):
+    if not invoker.patient:
         raise KdlibError(f"a deadline is for functions, which may be late; allowed: --invoker http, not {invoker.name}")
     missed: dict[Step, KdlibError] = {}
     timer = threading.Timer(patience.deadline, invoker.cancel)
@@ -110,17 +116,19 @@ def _patiently(key: str, experiment: Experiment, store: Store, invoker: Invoker,
             attendance.write(store, part.round, part.name, there)
 
 
-def sweep(store: Store, before: int, go_on: bool) -> None:
+def sweep(store: Store, strategy: Strategy, before: int) -> None:
     """Delete what rounds earlier than `before` left: nobody reads it.
 
-    Every round's consensus or teacher stays, and where clients `go_on` from their own weights, those of the ones that
-    missed round `before`.
+    What the strategy keeps stays, and where clients have models of their own, those of the ones that missed round
+    `before`.
     """
-    counted = attendance.read(store, before).values() if go_on else ()
+    counted = attendance.read(store, before).values() if strategy.personal else ()
     for name in store.names():
-        owner, *_, round_, kind = f"{name.split('/')[0]}//{name}".split("/")
-        behind = kind == "weights" and any(owner not in clients for clients in counted)
-        if round_.isdigit() and int(round_) < before and kind not in KEPT and not behind:
+        there = names.read(name)
+        if there is None or there.round >= before or there.kind in strategy.keeps:
+            continue
+        behind = any(there.owner not in clients for clients in counted)
+        if not (behind and name == strategy.model(there.round, there.owner)):
             store.delete(name)
 
 
@@ -129,12 +137,4 @@ def _left(stage: Stage, done: set[Step]) -> list[Step]:
 
     What the first parts of that one read may be swept away already.
     """
-    return [Step.fused(rest) for step in stage.steps if (rest := [part for part in step.parts if part not in done])]
-
-
-def _stages(experiment: Experiment, fused: bool, history: History | Forecast) -> Iterator[Stage]:
-    strategy = STRATEGIES[experiment.strategy]
-    if fused and not hasattr(strategy, "fused_workflow"):
-        able = ", ".join(name for name, module in STRATEGIES.items() if hasattr(module, "fused_workflow"))
-        raise KdlibError(f"{experiment.strategy} has no fused round; allowed: {able}")
-    return strategy.fused_workflow(experiment, history) if fused else strategy.workflow(experiment, history)
+    return [Step.joined(rest) for step in stage.steps if (rest := [part for part in step.parts if part not in done])]

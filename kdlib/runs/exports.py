@@ -2,13 +2,16 @@
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.strategy import strategy_of
 from kdlib.machine import machine
-from kdlib.runs.run import Run, accuracy_by_architecture
+from kdlib.runs.run import Run, accuracy_by_architecture, evaluated
+from kdlib.settings.architectures import word
 
 PAPER = ("*Training Heterogeneous Client Models using Knowledge Distillation in Serverless Federated Learning* "
          "(Chadha, Khera, Gu, Abboud and Gerndt, SAC 2024, arXiv 2402.07295)")
@@ -35,15 +38,14 @@ the models do on anything else, and the algorithms protect nobody's data.
 
 `{settings}`
 """
-PERSONAL = ("fedmd", "alone")  # strategies whose clients keep models of their own
 
 
 def export(the_run: Run, folder: str | Path) -> list[Path]:
     """Write a file of weights a model, `SUBJECT.safetensors`, and README.md, the model card; returns their paths.
 
-    The models are those after the last round: the clients' with FedMD and `alone`, the server's of each architecture
-    otherwise. The folder is written whole or not at all. Raises KdlibError where the run is not complete, or the folder
-    holds something.
+    The models are those after the last round: the clients' where they have models of their own, else the server's of
+    each architecture. The folder is written whole or not at all. Raises KdlibError where the run is not complete, or
+    the folder holds something.
     """
     folder = Path(folder)
     if the_run.result is None:
@@ -55,7 +57,7 @@ def export(the_run: Run, folder: str | Path) -> list[Path]:
     try:
         for subject, name in _models(the_run).items():
             weights = {tensor: value.contiguous() for tensor, value in the_run.store.get(name).items()}
-            save_file(weights, beside / f"{subject}.safetensors",
+            save_file(weights, beside / f"{word(subject)}.safetensors",
                       metadata={"run": the_run.key, "architecture": the_run.experiment.architecture_of(subject)})
         (beside / "README.md").write_text(card(the_run), encoding="utf-8")
         beside.chmod(0o755)
@@ -66,13 +68,13 @@ def export(the_run: Run, folder: str | Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def _models(the_run) -> dict[str, str]:
+def _models(the_run: Run) -> dict[str, str]:
     """Subject -> the object of its weights after the last round."""
-    last = the_run.experiment.rounds
-    if the_run.experiment.strategy not in PERSONAL:
-        return {architecture: f"public/{last:03}/{architecture}" for architecture in the_run.experiment.architectures}
-    there = the_run.steps.query("step == 'evaluate' and round == @last")["subject"]  # a late client is not among them
-    return {client: f"{client}/{last:03}/weights" for client in there}
+    last, strategy = the_run.experiment.rounds, strategy_of(the_run.experiment)
+    subjects: Iterable[str] = the_run.experiment.architectures
+    if strategy.personal:  # a late client is not among them
+        subjects = evaluated(the_run).query("round == @last")["subject"]
+    return {subject: strategy.model(last, subject) for subject in subjects}
 
 
 def card(the_run: Run) -> str:
@@ -85,7 +87,7 @@ def card(the_run: Run) -> str:
         public=experiment.task.public.name, clients=experiment.clients,
         law="roles" if experiment.alpha is None else f"a Dirichlet law of alpha {experiment.alpha:g}",
         rounds=experiment.rounds, width=f"{experiment.width:g}", precision=experiment.precision, seed=experiment.seed,
-        whose="one client's personal model" if experiment.strategy in PERSONAL else
+        whose="one client's personal model" if strategy_of(experiment).personal else
               "the server's model of one architecture",
         rows="\n".join(f"| {row.architecture} | {row.accuracy:.3f} |" for row in last.itertuples()),
         settings=experiment.model_dump_json())

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import Experiment, from_json
 from kdlib.invoke.steps import Record
-from kdlib.store.store import Store
+from kdlib.invoke.strategy import strategy_of
+from kdlib.settings.experiment import Experiment, from_json
+from kdlib.store import names
+from kdlib.store.store import JSON, Store
 
 
 class Run(NamedTuple):
@@ -64,9 +66,9 @@ class Run(NamedTuple):
         return pd.read_parquet(self.folder / "partition.parquet")
 
     def _with_architecture(self, rows):
-        names = {*self.experiment.client_names, *self.experiment.architectures}
+        models = {*self.experiment.client_names, *self.experiment.architectures}
         frame = pd.DataFrame(rows)
-        return frame.assign(architecture=[self.experiment.architecture_of(subject) if subject in names else None
+        return frame.assign(architecture=[self.experiment.architecture_of(subject) if subject in models else None
                                           for subject in frame["subject"]])
 
 
@@ -80,11 +82,14 @@ def load(folder: str | Path) -> Run:
 
 
 def final_bytes(the_run: Run, store: Store, repetition: int = 1) -> str:
-    """SHA-256 of the last round's weights, every round's consensus or teacher, and every metric."""
-    digest = hashlib.sha256()
+    """SHA-256 of what the rounds left, the last one's weights among it, and of every metric.
+
+    What is `passing` (kdlib.invoke.strategy) is no part of it, nor is JSON.
+    """
+    digest, passing = hashlib.sha256(), strategy_of(the_run.experiment).passing
     for name in store.names():
-        *_, round_, kind = f"/{name}".split("/")
-        if round_.isdigit() and kind not in ("logits", "digested", "samples") and not kind.endswith(".json"):
+        there = names.read(name)
+        if there and there.kind not in passing and not there.kind.endswith(JSON):
             digest.update(name.encode() + hashlib.sha256(store.content(name)).digest())
     done = {step: part for record in the_run.records(repetition) for step, part in record.done.items()}
     for step in sorted(done):
@@ -92,10 +97,15 @@ def final_bytes(the_run: Run, store: Store, repetition: int = 1) -> str:
     return digest.hexdigest()
 
 
+def evaluated(the_run: Run) -> pd.DataFrame:
+    """Of `Run.steps`, those that measured an accuracy; empty while there is none."""
+    steps = the_run.steps
+    return steps[steps["accuracy"].notna()] if "accuracy" in steps else steps.iloc[:0].assign(accuracy=[])
+
+
 def accuracy_by_architecture(the_run: Run) -> pd.DataFrame:
     """round, architecture, accuracy (0-1): the mean over the architecture's clients, or its server model."""
-    rows = the_run.steps.query("step == 'evaluate'")
-    return rows.groupby(["round", "architecture"], as_index=False)["accuracy"].mean()
+    return evaluated(the_run).groupby(["round", "architecture"], as_index=False)["accuracy"].mean()
 
 
 def busy_seconds(records: list[Record]) -> float:

@@ -12,22 +12,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from kdlib.data import sets
-from kdlib.learning import client
-from kdlib.runs.driver import Patience, Watch, drive
-from kdlib.errors import KdlibError
-from kdlib.settings.experiment import Experiment
 from kdlib.cohort.history import follow
-from kdlib.invoke.steps import Inline, Invoker
-from kdlib.machine import difference, machine
+from kdlib.data import sets
 from kdlib.data.partition import partition, table
-from kdlib.strategies.perform import perform
+from kdlib.errors import KdlibError
+from kdlib.invoke.invokers import Inline, Invoker
+from kdlib.learning.models import expect_fit
+from kdlib.machine import difference, machine
+from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
+from kdlib.settings.experiment import Experiment
+from kdlib.store import names
 from kdlib.store.store import Store
 
 log = logging.getLogger("kdlib")
 
-INLINE = Inline(perform)
+INLINE = Inline()
 
 
 def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True, invoker: Invoker = INLINE,
@@ -42,15 +42,14 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     kdlib.live(); of a complete one, once.
     Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
     """
-    for architecture in experiment.architectures:
-        client.start(experiment, architecture)  # says before anything is written that an image is too small
+    expect_fit(experiment)  # before anything is written
     drawn = sets.prepare(experiment)
     key = experiment.key(drawn.hashes)
     folder = Path(runs) / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not folder.exists():
-            _create(folder, experiment, drawn, store or getattr(invoker, "store", None))
+            _create(folder, experiment, drawn, store or invoker.store)
         the_run = Run(folder, experiment)
         if the_run.result is None:
             drive(the_run, the_run.store, invoker, 1, progress, fused, patience, watch)
@@ -69,7 +68,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
     """
     if the_run.result is None:
         raise KdlibError(f"run {the_run.key} is not complete; run it to its end before repeating it")
-    if invoker.name not in ("inline", "ray"):
+    if not invoker.replays:
         raise KdlibError(f"--again cannot go by {invoker.name}, whose functions do not reach an empty store; "
                          "allowed: inline, ray; or run it by http below another --runs")
     with _locked(the_run.folder):
@@ -90,20 +89,22 @@ def deploy(experiment: Experiment, drawn: sets.RunData, store: Store) -> pd.Data
     """Lay every owner's data under its own prefix of the store; returns the partition's table."""
     parts = partition(experiment, drawn.private.y, drawn.private.owner)
     for number, (name, rows) in enumerate(zip(experiment.client_names, parts.parts, strict=True)):
-        store.put(f"private/{name}/data", _tensors(drawn.private.take(rows)))
+        store.put(names.private(name, "data"), _tensors(drawn.private.take(rows)))
         if drawn.test.owner is not None:
-            store.put(f"private/{name}/test", _tensors(drawn.test.take(drawn.test.owner == number)))
-    store.put("public/data", _tensors(drawn.public))
+            store.put(names.private(name, "test"), _tensors(drawn.test.take(drawn.test.owner == number)))
+    store.put(names.public("data"), _tensors(drawn.public))
     if drawn.test.owner is None:
-        store.put("public/test", _tensors(drawn.test))
-    store.put("aggregator/validation", _tensors(drawn.validation))
-    store.put_json("public/experiment", experiment.model_dump(mode="json"))
+        store.put(names.public("test"), _tensors(drawn.test))
+    store.put(names.VALIDATION, _tensors(drawn.validation))
+    store.put_json(names.EXPERIMENT, experiment.model_dump(mode="json"))
+    if experiment.sources:
+        store.put_json(names.SOURCES, experiment.sources)
     return table(parts, drawn.private.y, experiment.client_names, drawn.roles)
 
 
 def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: str | None) -> None:
-    wanted, items = getattr(experiment, "alignment_items", 0), len(drawn.public.y)
-    if wanted > items:
+    wanted, items = experiment.setting("alignment_items"), len(drawn.public.y)
+    if wanted and wanted > items:
         log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
     with _beside(folder) as place:
         if store:

@@ -1,60 +1,53 @@
 """Everything that decides a run's result, in one frozen, validated value."""
 
 import difflib
-import functools
 import hashlib
 import json
-import operator
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.machine import bf16_pays
-from kdlib.settings.profiles import PROFILES, TEXT_PROFILES
-from kdlib.settings.stragglers import Fail, Slow
+from kdlib.registry import NETWORKS, STRATEGIES
+from kdlib.settings.architectures import LONGEST, ZOO, ZOOS, expect_architecture, network, word
+from kdlib.settings.profiles import OF_ITEMS, PROFILES
 from kdlib.settings.task import Task, TextTask, load_settings, load_task
-from kdlib.settings.zoo import ZOO, ZOOS, expect_architecture
 from kdlib.toml import one_line
 
 Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
 Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
-Architecture = Annotated[str, Field(max_length=64), AfterValidator(expect_architecture)]
+Architecture = Annotated[str, Field(max_length=LONGEST), AfterValidator(expect_architecture)]
 
 
 class Experiment(BaseModel):
-    """What every strategy needs. The defaults are the paper's numbers (PAPER: Tasks, Models).
+    """What every strategy needs; each adds its own. The defaults are the paper's numbers (PAPER: Tasks, Models).
 
-    alpha: concentration of the Dirichlet law; small is far from IID. None where the task's roles are the clients.
+    strategy: its name, see kdlib.registry.
+    alpha: concentration of the Dirichlet law; small is far from IID. None where the data name their owners.
     seed: the one source of every random number of the run.
-    architectures: `cnnL-n1-..-nL`, the filters of each convolution, or for texts `lstmL-n`, L layers of n units; client
-    i has architecture i mod their number.
+    architectures: names such as `cnn2-128-256`, see kdlib.settings.architectures; client i has architecture i mod
+    their number.
     width: factor on every number of filters or units.
     samples: private training items of a client at most; None takes all there are.
-    windows: of texts, which ones those are: drawn at random, the most recent, or spread evenly over the role's lines.
+    windows: of texts by roles, which those are: drawn at random, the most recent, or spread evenly over the lines.
     test_items: private test items that an evaluation uses at most; None takes all.
-    batch, learning_rate: of training on private data (Adam).
+    batch, learning_rate, optimizer: of training; the rate is every optimizer's, the batch that of private data.
     batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
     threads: torch threads of one Step. They decide the last bits, so they belong here; so do device and precision.
+    device: what models train and predict on; a run's last bits are those of one kind of device.
     precision: of convolutions and products in training and prediction; weights, losses and sums stay float32. `auto`
     becomes bf16 where that is the faster one on this CPU, else fp32, before anything else sees it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    strategy: Annotated[str, Field(min_length=1, max_length=LONGEST)]
     task: Task | TextTask
     alpha: Annotated[float, Field(gt=0, le=1e6)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -67,12 +60,14 @@ class Experiment(BaseModel):
     test_items: Cap = None
     batch: Batch = 32
     learning_rate: Rate = 1e-3
+    optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
     batch_norm_momentum: Rate = 0.01
     threads: Annotated[int, Field(ge=1, le=256)] = 1
-    device: Literal["cpu"] = "cpu"
+    device: Literal["cpu", "cuda", "mps"] = "cpu"
     precision: Literal["fp32", "bf16"] = "fp32"
 
-    labelled_public: ClassVar[bool] = False
+    labelled_public: ClassVar[bool] = False  # whether models learn the public data's classes, too
+    uses_public: ClassVar[bool] = False
 
     @field_validator("precision", mode="before")
     @classmethod
@@ -82,8 +77,10 @@ class Experiment(BaseModel):
     @field_validator("architectures")
     @classmethod
     def _distinct(cls, architectures):
-        if len(set(architectures)) != len(architectures):
-            raise ValueError(f"an architecture is named twice: {', '.join(architectures)}")
+        words = [word(name) for name in architectures]
+        if len(set(words)) != len(words):
+            raise ValueError(f"an architecture is named twice, or two would share their objects' names: "
+                             f"{', '.join(architectures)}")
         return architectures
 
     @model_validator(mode="after")
@@ -94,29 +91,39 @@ class Experiment(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _alpha_shares_images_out_and_roles_do_texts(self):
-        if self.task.by_roles and self.alpha is not None:
-            raise ValueError(f"task {self.task.name} has no alpha, its roles are the clients; allowed: none")
-        if not self.task.by_roles and self.alpha is None:
+    def _alpha_shares_out_what_nobody_owns(self):
+        if self.task.by_owners and self.alpha is not None:
+            raise ValueError(f"task {self.task.name} has no alpha, its owners are the clients; allowed: none")
+        if not self.task.by_owners and self.alpha is None:
             raise ValueError(f"task {self.task.name} has no alpha; allowed: a number above 0, 1e6 at most")
         return self
 
     @model_validator(mode="after")
     def _windows_are_chosen_of_texts_and_where_some_are_left_out(self):
-        if self.windows != "drawn" and (not self.task.by_roles or self.samples is None):
+        if self.windows != "drawn" and (not isinstance(self.task, TextTask) or self.samples is None):
             raise ValueError(f"windows {self.windows} needs a task of texts and `samples`; allowed here: drawn")
         return self
 
     @model_validator(mode="after")
-    def _models_are_of_the_tasks_kind(self):
-        if other := [name for name in self.architectures if not name.startswith(self.task.models)]:
-            raise ValueError(f"architecture {other[0]} is none for task {self.task.name}; "
-                             f"allowed: such as {ZOOS[self.task.models][0]}")
+    def _networks_take_the_tasks_items(self):
+        for name in self.architectures:
+            takes = network(name)[0].items
+            if takes not in (None, self.task.items):
+                such = f"such as {ZOOS[self.task.items][0]}" if self.task.items in ZOOS else "a network of your own"
+                raise ValueError(f"architecture {name} takes {takes}s, task {self.task.name} has items of kind "
+                                 f"{self.task.items}; allowed: {such}")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_there_where_they_are_learnt(self):
+        if self.labelled_public and not self.task.labelled_public:
+            raise ValueError(f"{self.strategy} learns from labelled public data, which task {self.task.name} has not; "
+                             "allowed: a public source with classes, or another strategy")
         return self
 
     @property
     def mix(self) -> float | str:
-        """Alpha, or `roles`: by what the private data are shared out, for tables of several runs."""
+        """Alpha, or `roles`, the data's own owners: how the private data are shared out, for tables of several runs."""
         return "roles" if self.alpha is None else self.alpha
 
     @property
@@ -138,13 +145,26 @@ class Experiment(BaseModel):
     @property
     def evaluated(self) -> tuple[str, ...]:
         """Whom a server's models are evaluated by: each architecture once, or each client on its own test items."""
-        return self.client_names if self.task.by_roles else self.architectures
+        return self.client_names if self.task.by_owners else self.architectures
 
     def architecture_of(self, subject: str) -> str:
         """The architecture of a client (round-robin over the architectures), or the subject itself if it is one."""
         if subject in self.architectures:
             return subject
         return self.architectures[int(subject.removeprefix("client-")) % len(self.architectures)]
+
+    def setting(self, name: str) -> Any:
+        """The setting of that name, None where this strategy has none such."""
+        return getattr(self, name) if name in type(self).model_fields else None
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Name -> SHA-256 of the code, of its strategy and its networks that are not kdlib's own."""
+        found = {self.strategy: STRATEGIES.find(self.strategy).source}
+        for name in self.architectures:
+            if name in NETWORKS.names() or ":" in name:
+                found[name] = NETWORKS.find(name).source
+        return {name: source for name, source in found.items() if source}
 
     def entropy(self, round_: int, subject: str, purpose: str) -> int:
         """63 bits that depend on (seed, round, subject, purpose) alone: never on the order, the worker or the key."""
@@ -159,153 +179,83 @@ class Experiment(BaseModel):
         """16 hexadecimal digits: the hash of all that decides the result, the data arrays' SHA-256 included.
 
         Settings at their defaults are left out, so that a setting added later keeps the keys of earlier runs; a
-        default, once published, never changes.
+        default, once published, never changes. The code of strategies and networks that are not kdlib's own counts too.
         """
         settings = self.model_dump(mode="json", exclude={"task": {"about"}}, exclude_defaults=True)
-        settings["strategy"] = self.strategy
-        text = json.dumps([settings, dict(data_hashes)], sort_keys=True)
+        sources = self.sources
+        text = json.dumps([settings, dict(data_hashes), *([sources] if sources else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-class FedMD(Experiment):
-    """FedMD (PAPER: FedMD, serverless).
-
-    public_items: public training items at most; alignment_items: how many of them a round's sample has.
-    pretrain_*: public transfer learning; transfer_*: private transfer learning. patience counts epochs without a gain
-    of min_delta in validation loss. digest_*, revisit_epochs: a round's two fits.
-    transfer, alignment: `lost` and `permuted` bring back the artefact's faults (PAPER: The artefact's faults).
-    """
-
-    strategy: Literal["fedmd"] = "fedmd"
-    public_items: Annotated[int, Field(ge=10)] | None = None
-    alignment_items: Batch = 5000
-    pretrain_epochs: Count = 20
-    pretrain_batch: Batch = 128
-    pretrain_patience: Count = 8
-    transfer_epochs: Count = 25
-    transfer_patience: Count = 10
-    min_delta: Annotated[float, Field(ge=0)] = 1e-3
-    digest_epochs: Count = 1
-    digest_batch: Batch = 256
-    revisit_epochs: Count = 2
-    transfer: Literal["used", "lost"] = "used"
-    alignment: Literal["aligned", "permuted"] = "aligned"
-
-    labelled_public: ClassVar[bool] = True
-
-
-class Alone(Experiment):
-    """Baseline: every client trains on its own data; nothing is exchanged."""
-
-    strategy: Literal["alone"] = "alone"
-    local_epochs: Count = 5
-
-
-class FedAvg(Experiment):
-    """Baseline: clients of one architecture share parameters, architectures share nothing (McMahan et al., 2017).
-
-    clients_per_round: how many are called, every architecture among them. local_epochs: of each on its private data.
-    selection: who is called, see kdlib.cohort.selection. durations: what `behaviour` goes by, each client's training
-    time as its Records have it, or modelled (kdlib.cohort.durations), where `slow` clients take longer and calls to
-    others `fail`.
-    """
-
-    strategy: Literal["fedavg"] = "fedavg"
-    clients_per_round: Count = 20
-    local_epochs: Count = 5
-    selection: Literal["round-robin", "random", "behaviour"] = "round-robin"
-    durations: Literal["modelled", "measured"] = "modelled"
-    slow: Slow | None = None
-    fail: Fail | None = None
-
-    @model_validator(mode="after")
-    def _every_architecture_is_served(self):
-        least, most = len(self.architectures), self.clients
-        if not least <= self.clients_per_round <= most:
-            raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
-                             f"architecture) to {most} (all clients)")
-        return self
-
-    @model_validator(mode="after")
-    def _what_is_measured_is_not_modelled(self):
-        if self.durations == "measured" and (self.slow or self.fail):
-            raise ValueError("durations are measured, so none can be modelled as slow or failing; "
-                             "allowed: durations modelled, or neither slow nor fail")
-        return self
-
-
-class FedDF(FedAvg):
-    """FedDF (PAPER: FedDF, serverless): FedAvg per architecture, then distillation from all clients' mean.
-
-    public_items: public items at most, unlabelled; alignment_items: how many of them teach in a round.
-    distil_batches: of distil_batch images at most; score_every batches the student is scored on the validation data,
-    validation_items of them at most; patience counts scores without a gain.
-    teachers: `shared`, the clients' logits are predicted once a round; `recomputed`, the original's way, every student
-    predicts them anew for every batch (the same numbers within 1e-5).
-    kl: `reverse` brings back the artefact's fault (PAPER: The artefact's faults).
-    """
-
-    strategy: Literal["feddf"] = "feddf"
-    public_items: Annotated[int, Field(ge=10)] | None = None
-    alignment_items: Batch = 5000
-    validation_items: Cap = None
-    distil_batch: Batch = 128
-    distil_batches: Count = 1000
-    score_every: Count = 50
-    patience: Count = 5
-    teachers: Literal["shared", "recomputed"] = "shared"
-    kl: Literal["forward", "reverse"] = "forward"
 
 
 MOST_ONE_SIDED = 0.1  # of the paper's four alphas
 
-STRATEGIES: dict[str, type[Experiment]] = {"fedmd": FedMD, "feddf": FedDF, "alone": Alone, "fedavg": FedAvg}
-
 
 def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | None = None, seed: int = 0,
-                    profile: str = "laptop", **settings) -> Experiment:
+                    profile: str = "laptop", **settings: Any) -> Experiment:
     """An Experiment from a profile and the settings that differ from it.
 
     task: a built-in name or a path of a .toml file, as the strategy has it (see kdlib.settings.task), or a Task. What
-    the task's file asks for holds where the profile says nothing. alpha: default 0.1, or none where clients are roles.
+    the task's file asks for holds where the profile says nothing. strategy, and each of the setting `architectures`: a
+    name, or `package.module:NAME`, whose module is then imported (see kdlib.registry). alpha: default 0.1, or none
+    where the data name their owners.
     Raises KdlibError, in one line that says what is allowed, for an unknown strategy, profile or setting, and for
     values that no run could have.
     """
-    kind = _choose("strategy", strategy, STRATEGIES)
+    named = settings.get("architectures", ())
+    for name in (strategy, *(named if isinstance(named, list | tuple) else ())):
+        if isinstance(name, str):
+            registry.allow(name)
+    declared = STRATEGIES.find(strategy).value
+    kind = declared.settings
     defaults = dict(_choose("profile", profile, PROFILES))
+    asked: dict[str, Any] = {}
     if isinstance(task, str):
         asked, task = load_settings(task), load_task(task, strategy)
-        if unknown := sorted(set(asked) - {name for each in STRATEGIES.values() for name in each.model_fields}):
+        if unknown := sorted(set(asked) - _every_setting() - set(kind.model_fields)):
             raise KdlibError(f"task {task.name} asks for settings that no strategy has: {', '.join(unknown)}")
-        defaults = asked | defaults
-    if task.by_roles:
-        defaults |= TEXT_PROFILES[profile]
-    elif alpha is None:
+    text = task.items == "text"
+    defaults = (asked | defaults | declared.profiles.get(profile, {}) | OF_ITEMS[task.items].get(profile, {})
+                | (declared.text_profiles.get(profile, {}) if text else {}))
+    if alpha is None and not task.by_owners:
         alpha = MOST_ONE_SIDED
-    defaults = {name: value for name, value in defaults.items() if name in kind.model_fields}
     own = sorted(set(kind.model_fields) - {"strategy", "task", "alpha", "seed"})
+    defaults = {name: value for name, value in defaults.items() if name in own}
     for name in settings:
         if name not in own:
             close = difflib.get_close_matches(name, own, 1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise KdlibError(f"unknown setting '{name}' for {strategy}{hint}; allowed: {', '.join(own)}")
+    if task.items not in ZOOS and "architectures" not in defaults | settings:
+        raise KdlibError(f"task {task.name} has items of its own kind, for which kdlib has no networks; allowed: "
+                         "architectures=[...] with networks of your own, by name or as package.module:NAME")
     try:
-        return kind(task=task, alpha=alpha, seed=seed, **{**defaults, **settings})
+        return kind(strategy=strategy, task=task, alpha=alpha, seed=seed, **{**defaults, **settings})
     except ValidationError as error:
         raise KdlibError(one_line(error)) from error
 
 
-def from_json(text: str) -> Experiment:
-    """The Experiment that `model_dump_json` wrote. Raises KdlibError where the text is none."""
-    every = functools.reduce(operator.or_, STRATEGIES.values())
-    kinds = TypeAdapter(Annotated[every, Field(discriminator="strategy")])
+class _Named(BaseModel):
+    """What says of which strategy an Experiment is."""
+
+    strategy: Annotated[str, Field(min_length=1, max_length=LONGEST)]
+
+
+def from_json(text: str | bytes) -> Experiment:
+    """The Experiment that `model_dump_json` wrote. Raises KdlibError where the text is none.
+
+    It is outside data: of strategies and networks only those are taken that are here already, see kdlib.registry.
+    """
     try:
-        return kinds.validate_json(text)
+        return STRATEGIES.find(_Named.model_validate_json(text).strategy).value.settings.model_validate_json(text)
     except ValidationError as error:
         raise KdlibError(f"not an experiment: {one_line(error)}") from error
 
 
-def _choose(what, name, allowed):
+def _every_setting() -> set[str]:
+    return {name for each in STRATEGIES.names() for name in STRATEGIES.find(each).value.settings.model_fields}
+
+
+def _choose(what: str, name: str, allowed: Mapping[str, Any]) -> Any:
     if name not in allowed:
         close = difflib.get_close_matches(str(name), allowed, 1)
         hint = f" (did you mean {close[0]}?)" if close else ""

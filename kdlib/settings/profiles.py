@@ -1,30 +1,34 @@
-"""Named sets of Experiment defaults. A default, once published, never changes (Experiment.key)."""
+"""Named sets of Experiment defaults. A default, once published, never changes (Experiment.key).
 
-from kdlib.settings.zoo import TEXT_ZOO
+A strategy takes those settings that it has, and adds its own (Strategy.profiles).
+"""
 
-# Changes to the defaults; a strategy takes those that it has.
+from kdlib.settings.architectures import TEXT_ZOO
+
 PROFILES: dict[str, dict] = {
     "paper": {},
     "laptop": {
         "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
         "batch_norm_momentum": 0.1, "test_items": 2000, "validation_items": 500,
-        "public_items": 4000, "alignment_items": 1000, "pretrain_epochs": 5, "transfer_epochs": 8,
-        "local_epochs": 2, "distil_batches": 50, "score_every": 10, "patience": 3,
+        "public_items": 4000, "alignment_items": 1000, "local_epochs": 2,
     },
     "smoke": {
-        "architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256"),
         "clients": 6, "clients_per_round": 6, "samples": 100, "rounds": 3, "width": 0.0625,
         "batch_norm_momentum": 0.1, "test_items": 500, "validation_items": 100,
-        "public_items": 1000, "alignment_items": 256, "pretrain_epochs": 3, "transfer_epochs": 4,
-        "local_epochs": 2, "distil_batches": 20, "score_every": 5, "patience": 3,
+        "public_items": 1000, "alignment_items": 256, "local_epochs": 2,
     },
 }
 
-# What else a task of texts has in each.
-TEXT_PROFILES: dict[str, dict] = {
-    "paper": {"architectures": TEXT_ZOO, "validation_items": 5000},
-    # With the images' numbers, a thirtieth of the steps, every network answers with a blank whatever it reads.
-    "laptop": {"architectures": TEXT_ZOO, "width": 0.25, "samples": 2000, "public_items": 10_000,
-               "pretrain_epochs": 20},
-    "smoke": {"architectures": ("lstm1-128", "lstm2-128"), "clients": 4, "clients_per_round": 4, "width": 0.0625},
+# What else a task has in each, by the kind of its items.
+OF_ITEMS: dict[str, dict[str, dict]] = {
+    "image": {
+        "smoke": {"architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256")},
+    },
+    "text": {
+        "paper": {"architectures": TEXT_ZOO, "validation_items": 5000},
+        # With the images' numbers, a thirtieth of the steps, every network answers with a blank whatever it reads.
+        "laptop": {"architectures": TEXT_ZOO, "width": 0.25, "samples": 2000, "public_items": 10_000},
+        "smoke": {"architectures": ("lstm1-128", "lstm2-128"), "clients": 4, "clients_per_round": 4, "width": 0.0625},
+    },
+    "other": {},
 }

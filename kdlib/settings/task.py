@@ -1,31 +1,33 @@
 """A task is data, not code: which classes of which data set are private, and which are public."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kdlib import toml
 from kdlib.errors import KdlibError
+from kdlib.registry import STRATEGIES
 from kdlib.settings.vocabulary import OUTPUTS
 
 BUILT_IN = Path(__file__).parent / "tasks"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,40}$")]
-Strategy = Literal["fedmd", "feddf", "alone", "fedavg"]  # see kdlib.settings.experiment
+Size = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Source(BaseModel):
-    """Some classes of one data set.
+    """Some classes of one data set, or all items of one without labels.
 
-    name: the data set; its arrays are NAME.npz, or the bundled sample `digits`.
-    classes: labels to keep, in the order in which the model numbers them.
+    name: the data set, see kdlib.data.sets.
+    classes: labels to keep, in the order in which the model numbers them; none: the items have no labels, or none that
+    count, which public data may do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
-    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=1000)]
+    classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
     def _distinct(self):
@@ -35,30 +37,61 @@ class Source(BaseModel):
 
 
 class Task(BaseModel):
-    """What is learnt, and what is shared (PAPER: table of tasks).
+    """What is learnt, and what is shared (PAPER: Tasks).
 
-    shape: (height, width) or (height, width, channels) of an image, in pixels.
+    items: `image`, `text` (numbers of tokens), or `other` (any numbers, for networks of one's own). uint8 items are
+    divided by 255, float ones taken as they are, other integers are tokens.
+    shape: of an item: (height, width) or (height, width, channels) in pixels, (tokens,), or any.
+    vocabulary: of texts: how many tokens there are, 0 .. vocabulary - 1.
+    shared: how the private data come to the clients: `dirichlet` draws (PAPER: Non-IID partitions), or `owners` that
+    the data name, a client each, with test items of its own; least_train, least_test: items that an owner needs.
     private: the clients' data; its classes become labels 0 .. P-1.
     public: the data that everybody has; where a strategy uses its labels they become P .. P+Q-1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by_roles: ClassVar[bool] = False  # whether a client is a role, with its own test items, or a drawn part
-    models: ClassVar[str] = "cnn"
-
     name: Name
     about: str = ""
-    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=512)], ...], Field(min_length=2, max_length=3)]
+    items: Literal["image", "text", "other"] = "image"
+    shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
+    vocabulary: Annotated[int, Field(ge=2, le=2**20)] | None = None
+    shared: Literal["dirichlet", "owners"] = "dirichlet"
+    least_train: Annotated[int, Field(ge=2)] = 2
+    least_test: Annotated[int, Field(ge=1)] = 1
     private: Source
     public: Source
 
     @model_validator(mode="after")
-    def _apart(self):
-        shared = set(self.private.classes) & set(self.public.classes)
-        if self.private.name == self.public.name and shared:
-            raise ValueError(f"classes {sorted(shared)} of {self.private.name} are both private and public")
+    def _shaped(self):
+        dimensions = {"image": (2, 3), "text": (1,)}.get(self.items, range(1, 5))
+        if len(self.shape) not in dimensions or (self.items == "image" and max(self.shape) > 512):
+            raise ValueError(f"shape {list(self.shape)} is none of items {self.items}; allowed: [height, width] or "
+                             "[height, width, channels] of an image, each up to 512; [tokens] of a text; else one to "
+                             "four numbers")
+        if (self.vocabulary is None) == (self.items == "text"):
+            raise ValueError("a text has a vocabulary, anything else has none; allowed: vocabulary = 100 with items = "
+                             "\"text\"")
         return self
+
+    @model_validator(mode="after")
+    def _classes(self):
+        if not self.private.classes:
+            raise ValueError(f"private {self.private.name} has no classes; allowed: at least one")
+        shared = set(self.private.classes) & set(self.public.classes)
+        if self.private.name == self.public.name and (shared or not self.public.classes):
+            raise ValueError(f"classes {sorted(shared) or 'all'} of {self.private.name} are both private and public")
+        return self
+
+    @property
+    def by_owners(self) -> bool:
+        """Whether a client is an owner that the data name, with its own test items, not a drawn part."""
+        return self.shared == "owners"
+
+    @property
+    def labelled_public(self) -> bool:
+        """Whether the public data have labels."""
+        return bool(self.public.classes)
 
     @property
     def image(self) -> tuple[int, int, int]:
@@ -69,8 +102,10 @@ class Task(BaseModel):
     @property
     def summary(self) -> str:
         """Its data in one line."""
-        return (f"private {self.private.name}, {len(self.private.classes)} classes; public {self.public.name}, "
-                f"{len(self.public.classes)} classes; images {list(self.shape)}")
+        public = f"{len(self.public.classes)} classes" if self.public.classes else "unlabelled"
+        kind = {"image": "images", "text": "texts"}.get(self.items, "items")
+        return (f"private {self.private.name}, {len(self.private.classes)} classes{', by owners' * self.by_owners}; "
+                f"public {self.public.name}, {public}; {kind} {list(self.shape)}")
 
     def outputs(self, labelled_public: bool) -> int:
         """Size of a model's output: the private classes, and where their labels are used the public ones."""
@@ -100,15 +135,17 @@ class Text(BaseModel):
 
 
 class TextTask(BaseModel):
-    """The next character after `window` others (PAPER: table of tasks).
+    """The next character after `window` others (PAPER: Tasks).
 
     private: the clients' data, a role a client; public: the text that everybody has. Both share one vocabulary.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by_roles: ClassVar[bool] = True
-    models: ClassVar[str] = "lstm"
+    items: ClassVar[str] = "text"
+    by_owners: ClassVar[bool] = True
+    labelled_public: ClassVar[bool] = True
+    vocabulary: ClassVar[int] = OUTPUTS
 
     name: Name
     about: str = ""
@@ -151,18 +188,18 @@ class TaskFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: Task | TextTask
-    instead: dict[Strategy, Sources] = {}
+    instead: dict[str, Sources] = {}
     settings: dict[str, Any] = {}
 
     @model_validator(mode="after")
     def _of_one_kind(self):
-        if self.instead and self.task.by_roles:
+        if self.instead and isinstance(self.task, TextTask):
             raise ValueError("instead: a task of texts has the same data for every strategy")
         return self
 
     def of(self, strategy: str | None) -> Task | TextTask:
         """The Task as that strategy has it."""
-        instead = self.instead.get(strategy)
+        instead = self.instead.get(strategy or "")
         return self.task.model_copy(update=dict(instead)) if instead else self.task
 
 
@@ -177,8 +214,11 @@ def load_task(name: str, strategy: str | None = None) -> Task | TextTask:
     `NAME:STRATEGY` is the task as that other strategy has it: beside FedMD a baseline runs on `cifar:fedmd`.
     Raises KdlibError where there is no such task, or where its file says something that a task cannot be.
     """
-    name, other = _named(name)
-    return task_file(name).of(other or strategy)
+    base, other = _named(name)
+    found = task_file(base)
+    if other and other not in found.instead and other not in STRATEGIES.names():
+        raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(STRATEGIES.names())}")
+    return found.of(other or strategy)
 
 
 def load_settings(name: str) -> dict[str, Any]:
@@ -198,6 +238,4 @@ def _from_fields(fields: dict) -> TaskFile:
 
 def _named(name: str) -> tuple[str, str | None]:
     base, colon, strategy = name.rpartition(":")
-    if colon and strategy not in get_args(Strategy):
-        raise KdlibError(f"task '{name}' names no strategy after its colon; allowed: {', '.join(get_args(Strategy))}")
     return (base, strategy) if colon else (name, None)

@@ -13,22 +13,46 @@ Objects in the Store, R being a round of three digits:
 With `teachers: recomputed` there is no `teach`: as in the original, every student predicts the teachers' logits itself.
 """
 
+from collections.abc import Iterator
+from typing import Literal
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.cohort.history import History
 from kdlib.invoke.steps import Stage
-from kdlib.learning import client as c
+from kdlib.invoke.strategy import SHORT, Chosen, Sizes, Strategy, Work, of_aggregator, of_client, server_model
+from kdlib.learning.client import alignment_rows, fit, load, mean, save
 from kdlib.learning.engine import Batches, KeepBest, accuracy, predict
-from kdlib.settings.experiment import FedDF
+from kdlib.settings.experiment import Batch, Count
+from kdlib.settings.shared import Aligned, Validated
+from kdlib.store.names import VALIDATION, named, public
 from kdlib.store.store import Store
-from kdlib.strategies.fedavg import NEEDS, averaged, called, current, evaluate, train_locally
+from kdlib.strategies.fedavg import FedAvg, averaged, called, current, evaluate, train_locally
 
 
-def workflow(experiment: FedDF, history: History):
+class FedDF(FedAvg, Aligned, Validated):
+    """Settings of FedDF (PAPER: FedDF, serverless): FedAvg per architecture, then distillation from all clients' mean.
+
+    public_items: unlabelled here; alignment_items: how many of them teach in a round.
+    distil_batches: of distil_batch images at most; score_every batches the student is scored on the validation data,
+    validation_items of them at most; patience counts scores without a gain.
+    teachers: `shared`, the clients' logits are predicted once a round; `recomputed`, the original's way, every student
+    predicts them anew for every batch (the same numbers within 1e-5).
+    kl: `reverse` brings back the artefact's fault (PAPER: The artefact's faults).
+    """
+
+    distil_batch: Batch = 128
+    distil_batches: Count = 1000
+    score_every: Count = 50
+    patience: Count = 5
+    teachers: Literal["shared", "recomputed"] = "shared"
+    kl: Literal["forward", "reverse"] = "forward"
+
+
+def workflow(experiment: FedDF, chosen: Chosen) -> Iterator[Stage]:
     """The Stages of a run, in order; who is called in a round may depend on the rounds before it."""
     for round_ in range(1, experiment.rounds + 1):
-        yield Stage("train", history.chosen(round_), round_)
+        yield Stage("train", chosen(round_), round_)
         if experiment.teachers == "shared":
             yield Stage("teach", ("server",), round_)
         yield Stage("distil", experiment.architectures, round_)
@@ -40,15 +64,15 @@ def train(experiment: FedDF, store: Store, round_: int, client: str) -> dict[str
     model, metrics = train_locally(experiment, store, round_, client)
     if experiment.teachers == "shared":
         logits = predict(experiment, model, _alignment_sample(experiment, store, round_))
-        store.put(f"{client}/{round_:03}/logits", {"logits": logits})
+        store.put(named(client, round_, "logits"), {"logits": logits})
     return metrics
 
 
 def teach(experiment: FedDF, store: Store, round_: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the teacher, the mean logits of all this round's clients, of every architecture."""
     clients = called(experiment, store, round_)
-    logits = [store.get(f"{client}/{round_:03}/logits")["logits"] for client in clients]
-    store.put(f"public/{round_:03}/teacher", {"logits": c.mean(logits)})
+    logits = [store.get(named(client, round_, "logits"))["logits"] for client in clients]
+    store.put(named("public", round_, "teacher"), {"logits": mean(logits)})
     return {"clients": len(clients)}
 
 
@@ -62,19 +86,19 @@ def distil(experiment: FedDF, store: Store, round_: int, architecture: str) -> d
     student = current(experiment, store, round_, architecture)
     if clients:  # else all of them were late, and it goes on from where it was
         student.load_state_dict(averaged(store, round_, clients))
-    held = store.get("aggregator/validation")
+    held = store.get(VALIDATION)
     keep = KeepBest(lambda model: accuracy(experiment, model, held["x"], held["y"]), experiment.patience,
                     every=experiment.score_every)
     x = _alignment_sample(experiment, store, round_)
     if experiment.teachers == "shared":
-        teacher = store.get(f"public/{round_:03}/teacher")["logits"]
+        teacher = store.get(named("public", round_, "teacher"))["logits"]
     else:
         teacher = Recomputed(experiment, store, round_, x)
-    batches = Batches(x, teacher, experiment.distil_batch,
-                        experiment.entropy(round_, architecture, "distil/order"))
+    order = experiment.entropy(round_, architecture, "distil/order")
+    batches = Batches(experiment, x, teacher, experiment.distil_batch, order)
     loss = divergence if experiment.kl == "forward" else reversed_divergence
-    metrics = c.train(experiment, student, batches, loss, steps=experiment.distil_batches, keep=keep)
-    c.save(store, f"public/{round_:03}/{architecture}", student)
+    metrics = fit(experiment, student, batches, loss, steps=experiment.distil_batches, keep=keep)
+    save(store, named("public", round_, architecture), student)
     return metrics | {"clients": len(clients)}
 
 
@@ -93,18 +117,39 @@ class Recomputed:
 
     def __init__(self, experiment: FedDF, store: Store, round_: int, x: Tensor):
         self.experiment, self.x = experiment, x
-        self.models = [c.load(experiment, store, client, f"{client}/{round_:03}/weights")
+        self.models = [load(experiment, store, client, named(client, round_, "weights"))
                        for client in called(experiment, store, round_)]
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return c.mean([predict(self.experiment, model, self.x[rows]) for model in self.models])
+        return mean([predict(self.experiment, model, self.x[rows]) for model in self.models])
 
 
-__all__ = ["HANDLERS", "NEEDS", "workflow"]
-HANDLERS = {"train": train, "teach": teach, "distil": distil, "evaluate": evaluate}
+def _distilling(experiment: FedDF, sizes: Sizes) -> Work:
+    """Until the last batch, as nobody foresees a stop."""
+    trained = experiment.distil_batches * experiment.distil_batch
+    scores = experiment.distil_batches // experiment.score_every + 1
+    teachers = experiment.clients_per_round if experiment.teachers == "recomputed" else 0
+    return Work(trained=trained, predicted=trained * teachers + scores * sizes.validation)
 
 
-def _alignment_sample(experiment, store, round_) -> Tensor:
-    """The round's public images, uint8 (alignment_items, H, W[, C])."""
-    public = store.get("public/data")["x"]
-    return public[c.alignment(experiment, round_, len(public))]
+STRATEGY = Strategy(
+    name="feddf", title="FedDF", settings=FedDF, workflow=workflow,
+    steps=(
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs, predicted=n.aligned)),
+        of_aggregator(teach, lambda e, n: Work(gathered=n.aligned * e.clients_per_round), seconds=SHORT),
+        of_aggregator(distil, _distilling, holds_all=lambda e: e.teachers == "recomputed"),
+        of_aggregator(evaluate, lambda e, n: Work(predicted=1), seconds=SHORT),
+    ),
+    selects="train", model=server_model,
+    keeps=("teacher",), passing=("logits", "samples"),
+    profiles={"laptop": {"distil_batches": 50, "score_every": 10, "patience": 3},
+              "smoke": {"distil_batches": 20, "score_every": 5, "patience": 3}},
+    probe=lambda e: {"distil_batches": e.score_every},
+    colour="#de8f05",
+)
+
+
+def _alignment_sample(experiment: FedDF, store: Store, round_: int) -> Tensor:
+    """The round's public items (alignment_items, *task.shape)."""
+    items = store.get(public("data"))["x"]
+    return items[alignment_rows(experiment, round_, len(items))]

@@ -13,22 +13,60 @@ Objects in the Store, R being a round of three digits:
     CLIENT/R/digested  CLIENT/R/weights
 """
 
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
 from kdlib.cohort.attendance import in_time, last_counted
-from kdlib.cohort.history import History
 from kdlib.invoke.steps import Stage
-from kdlib.learning import client as c
+from kdlib.invoke.strategy import (
+    SHORT,
+    Chosen,
+    Strategy,
+    Work,
+    of_aggregator,
+    of_client,
+    of_worker,
+    personal_model,
+)
+from kdlib.learning.client import alignment_rows, fit, load, mean, save, start, test_accuracy, train_privately
 from kdlib.learning.engine import Batches, KeepBest, cross_entropy, predict
-from kdlib.settings.experiment import FedMD
+from kdlib.settings.experiment import Batch, Count
+from kdlib.settings.shared import Aligned
+from kdlib.store.names import named, private, public
 from kdlib.store.store import Store
 
 SMALLEST_TO_STOP = 50  # items of a client; below it a fifth is too few to stop by (PAPER: Tasks)
 
 
-def workflow(experiment: FedMD, history: History):
+class FedMD(Aligned):
+    """Settings of FedMD (PAPER: FedMD, serverless).
+
+    pretrain_*: public transfer learning; transfer_*: private transfer learning. patience counts epochs without a gain
+    of min_delta in validation loss. digest_*, revisit_epochs: a round's two fits.
+    transfer, alignment: `lost` and `permuted` bring back the artefact's faults (PAPER: The artefact's faults).
+    """
+
+    pretrain_epochs: Count = 20
+    pretrain_batch: Batch = 128
+    pretrain_patience: Count = 8
+    transfer_epochs: Count = 25
+    transfer_patience: Count = 10
+    min_delta: Annotated[float, Field(ge=0)] = 1e-3
+    digest_epochs: Count = 1
+    digest_batch: Batch = 256
+    revisit_epochs: Count = 2
+    transfer: Literal["used", "lost"] = "used"
+    alignment: Literal["aligned", "permuted"] = "aligned"
+
+    labelled_public: ClassVar[bool] = True
+
+
+def workflow(experiment: FedMD, chosen: Chosen) -> Iterator[Stage]:
     """The Stages of a run, in order; all clients take part in every round."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
@@ -42,7 +80,7 @@ def workflow(experiment: FedMD, history: History):
         yield Stage("evaluate", clients, round_)
 
 
-def fused_workflow(experiment: FedMD, history: History):
+def fused_workflow(experiment: FedMD, chosen: Chosen) -> Iterator[Stage]:
     """The same Steps with the same bytes, a client's from one consensus to the next in a single invocation."""
     clients = experiment.client_names
     yield Stage("pretrain", experiment.architectures)
@@ -58,33 +96,33 @@ def pretrain(experiment: FedMD, store: Store, round_: int, architecture: str) ->
 
     Stops on a fixed, seeded fifth of them, of a text the last; the best weights are kept.
     """
-    public = store.get("public/data")
-    model = c.start(experiment, architecture)
-    metrics = _converge(experiment, model, public, "public", "pretrain", experiment.pretrain_batch,
+    data = store.get(public("data"))
+    model = start(experiment, architecture)
+    metrics = _converge(experiment, model, data, "public", "pretrain", experiment.pretrain_batch,
                         experiment.pretrain_epochs, experiment.pretrain_patience,
                         order=experiment.entropy(round_, architecture, "pretrain/order"))
-    c.save(store, f"public/000/{architecture}", model)
+    save(store, named("public", 0, architecture), model)
     return metrics
 
 
 def transfer(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """Private transfer learning from the architecture's public weights; stops on a fixed fifth of the client's part."""
-    own = store.get(f"private/{client}/data")
+    own = store.get(private(client, "data"))
     order = experiment.entropy(round_, client, "transfer/order")
     if experiment.transfer == "lost":  # the artefact: nobody ever reads what both transfer phases learnt
-        model = c.start(experiment, client)
+        model = start(experiment, client)
     else:
-        model = c.load(experiment, store, client, f"public/000/{experiment.architecture_of(client)}")
+        model = load(experiment, store, client, named("public", 0, experiment.architecture_of(client)))
     untouched = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     if len(own["y"]) < SMALLEST_TO_STOP:
-        batches = Batches(own["x"], own["y"], experiment.batch, order)
-        metrics = c.train(experiment, model, batches, F.cross_entropy, epochs=experiment.transfer_epochs)
+        batches = Batches(experiment, own["x"], own["y"], experiment.batch, order)
+        metrics = fit(experiment, model, batches, F.cross_entropy, epochs=experiment.transfer_epochs)
     else:
         metrics = _converge(experiment, model, own, client, "transfer", experiment.batch,
                             experiment.transfer_epochs, experiment.transfer_patience, order)
     if experiment.transfer == "lost":
         model.load_state_dict(untouched)
-    c.save(store, f"{client}/000/weights", model)
+    save(store, named(client, 0, "weights"), model)
     return metrics
 
 
@@ -92,15 +130,15 @@ def communicate(experiment: FedMD, store: Store, round_: int, client: str) -> di
     """z_c = f_c(X_r): the client's logits on the round's alignment sample X_r."""
     model = _own_model(experiment, store, round_, client)
     logits = predict(experiment, model, _alignment_sample(experiment, store, round_, client, "communicate"))
-    store.put(f"{client}/{round_:03}/logits", {"logits": logits})
+    store.put(named(client, round_, "logits"), {"logits": logits})
     return {"items": len(logits)}
 
 
 def aggregate(experiment: FedMD, store: Store, round_: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the consensus, the plain mean over all clients that were in time."""
     clients = in_time(store, round_, "communicate", experiment.client_names)
-    logits = [store.get(f"{client}/{round_:03}/logits")["logits"] for client in clients]
-    store.put(f"public/{round_:03}/consensus", {"logits": c.mean(logits)})
+    logits = [store.get(named(client, round_, "logits"))["logits"] for client in clients]
+    store.put(named("public", round_, "consensus"), {"logits": mean(logits)})
     return {"clients": len(logits)}
 
 
@@ -108,41 +146,63 @@ def digest(experiment: FedMD, store: Store, round_: int, client: str) -> dict[st
     """min mean |f_c(X_r) - z|: the client fits its logits to the consensus, with a new Adam."""
     model = _own_model(experiment, store, round_, client)
     x = _alignment_sample(experiment, store, round_, client, "digest")
-    consensus = store.get(f"public/{round_:03}/consensus")["logits"]
-    batches = Batches(x, consensus, experiment.digest_batch, experiment.entropy(round_, client, "digest/order"))
-    metrics = c.train(experiment, model, batches, F.l1_loss, epochs=experiment.digest_epochs)
-    c.save(store, f"{client}/{round_:03}/digested", model)
+    consensus = store.get(named("public", round_, "consensus"))["logits"]
+    order = experiment.entropy(round_, client, "digest/order")
+    batches = Batches(experiment, x, consensus, experiment.digest_batch, order)
+    metrics = fit(experiment, model, batches, F.l1_loss, epochs=experiment.digest_epochs)
+    save(store, named(client, round_, "digested"), model)
     return metrics
 
 
 def revisit(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """A few epochs on the client's private part, by cross-entropy, so that it does not forget its own data."""
-    model = c.load(experiment, store, client, f"{client}/{round_:03}/digested")
-    metrics = c.train_privately(experiment, store, round_, client, model, experiment.revisit_epochs, "revisit")
-    c.save(store, f"{client}/{round_:03}/weights", model)
+    model = load(experiment, store, client, named(client, round_, "digested"))
+    metrics = train_privately(experiment, store, round_, client, model, experiment.revisit_epochs, "revisit")
+    save(store, named(client, round_, "weights"), model)
     return metrics
 
 
 def evaluate(experiment: FedMD, store: Store, round_: int, client: str) -> dict[str, float]:
     """The personal model on the private test set, or the client's own; round 0 is before any collaboration."""
-    return c.evaluate(experiment, store, client, f"{client}/{round_:03}/weights")
+    return test_accuracy(experiment, store, client, named(client, round_, "weights"))
 
 
-NEEDS = {"revisit": "digest", "evaluate": "revisit"}  # a client that missed the second is not called for the first
-HANDLERS = {handler.__name__: handler for handler in
-            (pretrain, transfer, communicate, aggregate, digest, revisit, evaluate)}
+STRATEGY = Strategy(
+    name="fedmd", title="FedMD", settings=FedMD, workflow=workflow, fused=fused_workflow,
+    steps=(
+        of_worker(pretrain, lambda e, n: _epochs_of_fifths(n.public, e.pretrain_epochs)),
+        of_client(transfer, lambda e, n: _epochs_of_fifths(n.client, e.transfer_epochs)),
+        of_client(communicate, lambda e, n: Work(predicted=n.aligned), seconds=SHORT),
+        of_aggregator(aggregate, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=SHORT),
+        of_client(digest, lambda e, n: Work(trained=n.aligned * e.digest_epochs)),
+        of_client(revisit, lambda e, n: Work(trained=n.client * e.revisit_epochs), needs="digest"),
+        of_client(evaluate, lambda e, n: Work(predicted=1), needs="revisit", seconds=SHORT),
+    ),
+    personal=True, model=personal_model,
+    keeps=("consensus",), passing=("logits", "digested"), scratch=("digested",),
+    profiles={"laptop": {"pretrain_epochs": 5, "transfer_epochs": 8},
+              "smoke": {"pretrain_epochs": 3, "transfer_epochs": 4}},
+    text_profiles={"laptop": {"pretrain_epochs": 20}},
+    colour="#0173b2",
+)
 
 
-def _converge(experiment, model, data, owner, step, batch, epochs, patience, order) -> dict[str, float]:
+def _epochs_of_fifths(items: int, epochs: int) -> Work:
+    """Four fifths are trained on, a fifth scores each epoch."""
+    return Work(trained=0.8 * items * epochs, predicted=0.2 * items * epochs)
+
+
+def _converge(experiment: FedMD, model: nn.Module, data: dict[str, Tensor], owner: str, step: str, batch: int,
+              epochs: int, patience: int, order: int) -> dict[str, float]:
     """Train on four fifths until the loss on the last fifth stops falling."""
     fifth, rest = _fifth(experiment, data, owner, step)
     held_x, held_y = data["x"][fifth], data["y"][fifth]
     keep = KeepBest(lambda model: -cross_entropy(experiment, model, held_x, held_y), patience, experiment.min_delta)
-    batches = Batches(data["x"][rest], data["y"][rest], batch, order)
-    return c.train(experiment, model, batches, F.cross_entropy, epochs=epochs, keep=keep)
+    batches = Batches(experiment, data["x"][rest], data["y"][rest], batch, order)
+    return fit(experiment, model, batches, F.cross_entropy, epochs=epochs, keep=keep)
 
 
-def _fifth(experiment, data, owner, step) -> tuple[Tensor, Tensor]:
+def _fifth(experiment: FedMD, data: dict[str, Tensor], owner: str, step: str) -> tuple[Tensor, Tensor]:
     """Rows to stop by, and the rows to train on: drawn once per owner, or of a text the last ones after a gap."""
     rows, items = torch.arange(len(data["y"])), len(data["y"]) // 5
     if "at" in data:
@@ -153,15 +213,15 @@ def _fifth(experiment, data, owner, step) -> tuple[Tensor, Tensor]:
     return fifth, rest
 
 
-def _own_model(experiment, store, round_, client):
+def _own_model(experiment: FedMD, store: Store, round_: int, client: str) -> nn.Module:
     """The client's personal model before the round: of the newest round whose `revisit` it did not miss."""
     newest = last_counted(store, round_ - 1, "revisit", client)
-    return c.load(experiment, store, client, f"{client}/{newest:03}/weights")
+    return load(experiment, store, client, named(client, newest, "weights"))
 
 
-def _alignment_sample(experiment, store, round_, client, step) -> Tensor:
-    """The round's public images, uint8 (alignment_items, H, W[, C]), in the same order for every client."""
-    public = store.get("public/data")["x"]
+def _alignment_sample(experiment: FedMD, store: Store, round_: int, client: str, step: str) -> Tensor:
+    """The round's public items (alignment_items, *task.shape), in the same order for every client."""
+    items = store.get(public("data"))["x"]
     if experiment.alignment == "permuted":  # the artefact: every read reshuffles the public set before the draw
-        public = public[torch.from_numpy(experiment.rng(round_, client, f"{step}/reshuffle").permutation(len(public)))]
-    return public[c.alignment(experiment, round_, len(public))]
+        items = items[torch.from_numpy(experiment.rng(round_, client, f"{step}/reshuffle").permutation(len(items)))]
+    return items[alignment_rows(experiment, round_, len(items))]

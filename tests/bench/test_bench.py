@@ -9,7 +9,7 @@ import pytest
 import forked
 from kdlib.paper.bench import BENCHES, measure
 from kdlib.paper.bench.measure import Bench, alternate, finish, ratio
-from kdlib.settings.zoo import ZOO
+from kdlib.settings.architectures import ZOO
 
 ROOT = Path(__file__).parents[2]
 DATA_FREE = sorted(BENCHES.keys() - {"scale"})

@@ -4,7 +4,7 @@ import torch
 from kdlib.cohort import durations
 from kdlib.learning.client import start, work
 from kdlib.settings.experiment import make_experiment
-from kdlib.settings.zoo import ZOO
+from kdlib.settings.architectures import ZOO
 
 
 def feddf(**settings):

@@ -16,7 +16,7 @@ from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import make_experiment
-from kdlib.settings.zoo import ZOO
+from kdlib.settings.architectures import ZOO
 from kdlib.store.store import Store
 
 

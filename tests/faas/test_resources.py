@@ -10,7 +10,7 @@ from faas.cluster.values import Most, load_values
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import built_in, load_task
-from kdlib.settings.zoo import ZOO
+from kdlib.settings.architectures import ZOO
 
 VALUES = load_values()
 

@@ -6,7 +6,7 @@ import torch
 
 from kdlib.errors import KdlibError
 from kdlib.learning.models import Dropout, build
-from kdlib.settings.zoo import ZOO
+from kdlib.settings.architectures import ZOO
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 

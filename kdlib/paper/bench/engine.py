@@ -9,21 +9,22 @@ import torch
 import torch.nn.functional as F
 
 from kdlib.data import sets
+from kdlib.invoke.perform import perform
 from kdlib.invoke.steps import Step
 from kdlib.learning import client
 from kdlib.learning.engine import Batches, predict
+from kdlib.learning.models import penalty, start
 from kdlib.paper.bench import plain
 from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, ratio, workers
 from kdlib.runs import runner
 from kdlib.settings.experiment import Experiment, make_experiment
 from kdlib.store.store import Store
-from kdlib.strategies.perform import perform
 
 HEADLINE = "cnn2-128-256"
-BATCH = {"cnn": 128, "lstm": 32}  # items of one
-THREADS = {"cnn": 2, "lstm": 1}  # an LSTM's products are too small to share: bf16 on two threads is slower than on one
+BATCH = {"image": 128, "text": 32}  # items of one
+THREADS = {"image": 2, "text": 1}  # an LSTM's products are too small to share: on two threads bf16 is slower
 # Of a side: seconds of work, or what a fit takes to start would be in the ratio of the networks that need least.
-ITEMS = {"train": {"cnn": 512, "lstm": 4096}, "predict": {"cnn": 1024, "lstm": 1024}}
+ITEMS = {"train": {"image": 512, "text": 4096}, "predict": {"image": 1024, "text": 1024}}
 
 # Images a second of the plain loop on the headline's CNN, 2 threads, on a machine with AMX: what ours is held against.
 PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
@@ -42,12 +43,12 @@ def bench_predict(pairs: int, quick: bool) -> Bench:
 def _plain_against_engine(name, pairs, quick) -> Bench:
     images, texts = (make_experiment(task, "feddf", profile="paper", threads=THREADS[kind], precision="auto",
                                      width=TINY if quick else 1)
-                     for task, kind in (("digits", "cnn"), ("shakespeare", "lstm")))
+                     for task, kind in (("digits", "image"), ("shakespeare", "text")))
     seconds, factors, done = {}, {}, {}
     # Two processes: what the engine asks of the allocator must not help the plain side.
     with workers(1) as plain_worker, workers(1) as engine_worker:
         for experiment, architecture in [(each, name) for each in (images, texts) for name in each.architectures]:
-            items = BATCH["cnn"] if quick else ITEMS[name][experiment.task.models]
+            items = BATCH["image"] if quick else ITEMS[name][experiment.task.items]
             arguments = experiment, architecture, items
             sides = {f"{architecture} {way}": functools.partial(_in, pool, _seconds, name, way, *arguments)
                      for way, pool in (("plain", plain_worker), ("engine", engine_worker))}
@@ -74,19 +75,20 @@ def _in(pool, function, *arguments):
 def _seconds(name, way, experiment, architecture, items) -> float:
     """In a worker: how long one side takes for so many items."""
     torch.set_num_threads(experiment.threads)
-    batch = BATCH[experiment.task.models]
-    if experiment.task.by_roles:  # the time is the same whatever the characters are, and so no data are needed
+    batch = BATCH[experiment.task.items]
+    if experiment.task.items == "text":  # the time is the same whatever the characters are, and so no data are needed
         generator = torch.Generator().manual_seed(0)
-        x = torch.randint(experiment.classes, (items, *experiment.task.shape), generator=generator).byte()
+        x = torch.randint(experiment.classes, (items, *experiment.task.shape), generator=generator)
         y = torch.randint(experiment.classes, (items,), generator=generator)
     else:
         drawn = sets.prepare(experiment)
         x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[:items]
         y = torch.from_numpy(drawn.private.y).repeat(4)[:items]
-    model = plain.model(experiment, architecture) if way == "plain" else client.start(experiment, architecture)
+    model = plain.model(experiment, architecture) if way == "plain" else start(experiment, architecture)
     side = {
         "train plain": lambda: plain.train(experiment, model, x, y, batch, items // batch),
-        "train engine": lambda: client.train(experiment, model, Batches(x, y, batch, 0), F.cross_entropy, epochs=1),
+        "train engine": lambda: client.fit(experiment, model, Batches(experiment, x, y, batch, 0), F.cross_entropy,
+                                           epochs=1),
         "predict plain": lambda: plain.predict(model, x, batch),
         "predict engine": lambda: predict(experiment, model, x),
     }[f"{name} {way}"]
@@ -112,7 +114,7 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
                                   f"kdlib{name}": functools.partial(_half, (experiment, store.url, [one]))},
                                  3 * pairs, "kdlib")
         steps, images = [one] * (4 if quick else 6), len(store.get("private/client-0000/data")["y"])
-        invoker = Ray(perform, workers=2)
+        invoker = Ray(workers=2)
         with workers(2) as pool:
             halves = [(experiment, store.url, steps[0::2]), (experiment, store.url, steps[1::2])]
             list(pool.map(_half, halves))  # start-up apart, for both
@@ -146,14 +148,14 @@ def _bare(experiment, store) -> None:
     """What `alone.train` does, as a bare loop: the same model, batches and Adam."""
     torch.set_num_threads(experiment.threads)
     own = store.get("private/client-0000/data")
-    model = client.start(experiment, "client-0000").train()
-    optimiser = torch.optim.Adam(model.parameters(), lr=experiment.learning_rate, eps=1e-7, fused=True)
-    batches = Batches(own["x"], own["y"], experiment.batch, 0)
+    model = start(experiment, "client-0000").train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=experiment.learning_rate, eps=1e-7, fused=True)
+    batches = Batches(experiment, own["x"], own["y"], experiment.batch, 0)
     for _ in range(experiment.local_epochs):
         for x, y in batches:
-            optimiser.zero_grad()
-            (F.cross_entropy(model(x), y) + model.penalty()).backward()
-            optimiser.step()
+            optimizer.zero_grad()
+            (F.cross_entropy(model(x), y) + penalty(model)).backward()
+            optimizer.step()
 
 
 def _half(work) -> None:

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib.learning import client
-from kdlib.learning.models import CNN, LSTM, Dropout
+from kdlib.learning.layers import Dropout
+from kdlib.learning.models import start
+from kdlib.learning.networks.cnn import CNN
+from kdlib.learning.networks.lstm import LSTM
 from kdlib.settings.experiment import Experiment
 
 
@@ -30,7 +32,7 @@ Plain = CNN | BatchFirst
 
 def model(experiment: Experiment, architecture: str) -> Plain:
     """The architecture with nn.Dropout, contiguous in memory; of an LSTM, see BatchFirst."""
-    built = client.start(experiment, architecture)
+    built = start(experiment, architecture)
     if isinstance(built, LSTM):
         return BatchFirst(built)
     for index, layer in enumerate(built.blocks):
@@ -47,15 +49,15 @@ def pictures(x: Tensor) -> Tensor:
 def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Callable[[Tensor], Tensor], size: int,
           batches: int, loss=F.cross_entropy) -> None:
     """`batches` steps on batches of `size`, in the order of x; target: rows of it, or a function of the images."""
-    optimiser = torch.optim.Adam(built.parameters(), lr=experiment.learning_rate, eps=1e-7)
+    optimizer = torch.optim.Adam(built.parameters(), lr=experiment.learning_rate, eps=1e-7)
     built.train()
     for number in range(batches):
         rows = torch.arange(number * size, (number + 1) * size) % len(x)
         seen = pictures(x[rows])
         aim = target(seen) if callable(target) else target[rows]
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (loss(built(seen), aim) + built.penalty()).backward()
-        optimiser.step()
+        optimizer.step()
 
 
 @torch.no_grad()

@@ -8,18 +8,19 @@ from pathlib import Path
 import torch
 
 from kdlib.data import sets
+from kdlib.invoke.perform import perform
 from kdlib.invoke.ray import Ray
 from kdlib.invoke.steps import Step
 from kdlib.learning import client
 from kdlib.learning.engine import Batches, predict
-from kdlib.learning.models import CNN
+from kdlib.learning.models import start
+from kdlib.learning.networks.cnn import CNN
 from kdlib.paper.bench import plain
 from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, medians, ratio, workers
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 from kdlib.strategies.feddf import divergence
-from kdlib.strategies.perform import perform
 
 CLIENTS = 100
 TEACHERS = 20
@@ -33,7 +34,7 @@ def bench_pretrain(pairs: int, quick: bool) -> Bench:
     experiment = make_experiment("digits", "fedmd", 100, clients=clients, **smaller)
     steps = [Step("pretrain", 0, architecture) for architecture in experiment.architectures]
     every = [Step("pretrain", 0, experiment.architecture_of(name)) for name in experiment.client_names]
-    with _store_for(experiment) as store, contextlib.closing(Ray(perform, workers=2)) as ray:
+    with _store_for(experiment) as store, contextlib.closing(Ray(workers=2)) as ray:
         list(ray.run("bench", experiment, store, steps))  # start-up apart
         seconds = alternate({
             "one after another, per client": lambda: [perform(experiment, store, step) for step in every] and None,
@@ -96,8 +97,8 @@ def _distil(experiment, architecture, x, batches, way) -> None:
     torch.set_num_threads(experiment.threads)
     logits = torch.zeros(len(x), experiment.classes)
     if way == "engine":
-        client.train(experiment, client.start(experiment, architecture), Batches(x, logits, experiment.distil_batch, 0),
-                     divergence, steps=batches)
+        own = Batches(experiment, x, logits, experiment.distil_batch, 0)
+        client.fit(experiment, start(experiment, architecture), own, divergence, steps=batches)
         return
     target = logits
     if way == "recomputed":
@@ -120,7 +121,7 @@ def _teach(experiment, name, x, way) -> None:
     """One client's logits on the alignment sample, right after its training."""
     torch.set_num_threads(experiment.threads)
     if way == "engine":
-        predict(experiment, client.start(experiment, name), x)
+        predict(experiment, start(experiment, name), x)
     else:
         plain.predict(plain.model(experiment, name), x, experiment.distil_batch)
 

@@ -6,7 +6,8 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from kdlib.reports.figures.style import TITLES, mixed
+from kdlib.reports.figures.style import in_order, looks, mixed
+from kdlib.reports.figures.style import title as called
 from kdlib.reports.figures.tables import over_seeds
 
 PUBLISHED = "published (Chadha et al., 2024), dashed"
@@ -30,7 +31,7 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
             line = theirs[theirs["model"] == model]
             axis.plot(line["round"], line["accuracy"], "--", color=colours[architecture], linewidth=1, alpha=0.7)
             _band(axis, cell[cell["architecture"] == architecture], colours[architecture])
-        axis.set(title=f"{TITLES[strategy]}, {mixed(alpha)}", ylim=(0, 1))
+        axis.set(title=f"{called(strategy)}, {mixed(alpha)}", ylim=(0, 1))
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=colours[name], label=f"{model}: {name}")
                for model, name in enumerate(architectures)]
@@ -45,7 +46,7 @@ def comparison(table: pd.DataFrame, title: str) -> Figure:
     alphas, strategies = _in_order(table)
     width = max(8.4, 4.2 * len(alphas))  # the title and the legend need that much
     figure, axes = plt.subplots(1, len(alphas), figsize=(width, 4.3), sharey=True, squeeze=False, layout="constrained")
-    styles = dict(zip(TITLES, zip(sns.color_palette("colorblind"), ("-", "-", ":", "-."), strict=False), strict=True))
+    styles = looks(strategies)
     means = _mean_of_architectures(table)
     for alpha, axis in zip(alphas, axes.flat, strict=True):
         for strategy in strategies:
@@ -53,7 +54,7 @@ def comparison(table: pd.DataFrame, title: str) -> Figure:
             _band(axis, means.query("alpha == @alpha and strategy == @strategy"), colour, style)
         axis.set(title=mixed(alpha), ylim=(0, 1))
         axis.grid(alpha=0.3)
-    handles = [Line2D([], [], color=styles[name][0], linestyle=styles[name][1], label=TITLES[name])
+    handles = [Line2D([], [], color=styles[name][0], linestyle=styles[name][1], label=called(name))
                for name in strategies]
     return _dressed(figure, [*handles, Line2D([], [], color="black", label=_ours(table))], title, ncols=5)
 
@@ -75,7 +76,7 @@ def faults(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
         axis.plot(theirs.index, theirs, "--", color="black", linewidth=1)
         _band(axis, means[~means["fault"]], right)
         _band(axis, means[means["fault"]], wrong, "-.")
-        axis.set(title=f"{TITLES[strategy]}: {switch}, {mixed(alpha)}", ylim=(0, 1))
+        axis.set(title=f"{called(strategy)}: {switch}, {mixed(alpha)}", ylim=(0, 1))
         axis.grid(alpha=0.3)
     handles = [Line2D([], [], color=right, label="as the paper describes it"),
                Line2D([], [], color=wrong, linestyle="-.", label="with the artefact's fault")]
@@ -85,7 +86,7 @@ def faults(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
 
 
 def _in_order(table):
-    return sorted(set(table["alpha"]), reverse=True), [name for name in TITLES if name in set(table["strategy"])]
+    return sorted(set(table["alpha"]), reverse=True), in_order(table["strategy"])
 
 
 def _mean_of_architectures(table, *more):

@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from kdlib.reports.cost import kind
+from kdlib.invoke.strategy import Strategy, strategy_of
 from kdlib.reports.figures.style import colour
 from kdlib.reports.times import invoker
 from kdlib.runs.run import Run
 
-LANES = {"worker": "Ray", "client": "client\nfunctions", "aggregator": "aggregator\nfunctions"}
+LANES = {"worker": "workers", "client": "client\nfunctions", "aggregator": "aggregator\nfunctions"}
 LARGEST = 160  # points squared: the marker of the most bytes that one invocation moved
 
 
@@ -23,20 +23,21 @@ def timeline(the_run: Run, round_: int, title: str) -> Figure:
     invocation read (drawn where it begins) and wrote (where it ends), area being bytes.
     """
     table = the_run.table.query("round == @round_").sort_values("started")
-    table = table.assign(lane=list(map(kind, table["step"], table["subject"])),
+    strategy = strategy_of(the_run.experiment)
+    table = table.assign(lane=list(map(strategy.carrier, table["step"], table["subject"])),
                          start=table["started"] - table["started"].min())
     table["end"] = table["start"] + table["seconds"]
     rows = _rows(table)
     figure, axis = plt.subplots(figsize=(11, 2.6 + 0.19 * max(rows.values())), layout="constrained")
     for step, cell in table.groupby("step", sort=False):
-        shade = colour(step)
+        shade = colour(strategy, step)
         axis.barh(0, cell["end"].max() - cell["start"].min(), 0.8, left=cell["start"].min(), color=shade)
         axis.barh([rows[one] for one in cell["subject"]], cell["seconds"], 0.8, left=cell["start"], color=shade)
         axis.barh([rows[one] for one in cell["subject"]], cell["around"], 0.8, left=cell["end"], color=shade, alpha=0.3)
-    _moved(axis, table, rows)
+    _moved(axis, table, rows, strategy)
     _lanes(axis, table, rows)
     axis.set(xlabel=f"seconds since the round began ({invoker([the_run])})", xlim=(0, None))
-    figure.legend(handles=[Patch(color=colour(step), label=_told(step, cell))
+    figure.legend(handles=[Patch(color=colour(strategy, step), label=_told(step, cell))
                            for step, cell in table.groupby("step", sort=False)],
                   loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
@@ -55,12 +56,12 @@ def _rows(table: pd.DataFrame) -> dict[str, float]:
     return rows
 
 
-def _moved(axis: Axes, table: pd.DataFrame, rows: dict[str, float]) -> None:
+def _moved(axis: Axes, table: pd.DataFrame, rows: dict[str, float], strategy: Strategy) -> None:
     most = max(table[["bytes_in", "bytes_out"]].max())
     for name, at, marker, y in (("bytes_in", "start", "v", 1.25), ("bytes_out", "end", "^", 1.85)):
         some = table[table[name] > 0]
         axis.scatter(some[at], np.full(len(some), y), LARGEST * some[name] / max(most, 1), marker=marker, alpha=0.6,
-                     color=[colour(step) for step in some["step"]], linewidth=0)
+                     color=[colour(strategy, step) for step in some["step"]], linewidth=0)
 
 
 def _lanes(axis: Axes, table: pd.DataFrame, rows: dict[str, float]) -> None:

@@ -1,0 +1,230 @@
+"""Strategies and networks by name: kdlib's own, those of installed packages, and those that a user's file registers.
+
+A name is one of
+
+    NAME                  kdlib's own; an entry point of an installed package (groups kdlib.strategies, kdlib.models);
+                          or what a plugin registered
+    package.module:NAME   a part of a module, which may be a file in the working directory
+
+A name alone never makes anything run: it may stand in an Experiment that somebody else wrote. What is imported beyond
+kdlib and installed packages is said by whoever runs the process: by KDLIB_PLUGINS, `--plugin`, or a name that is given
+on the command line or to `kdlib.make_experiment` (see `allow`).
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from kdlib.errors import KdlibError
+
+if TYPE_CHECKING:
+    from kdlib.invoke.strategy import Strategy
+    from kdlib.settings.architectures import Network
+
+T = TypeVar("T")
+
+PLUGINS = "KDLIB_PLUGINS"
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+MAIN = "__main__"
+
+
+class Part(NamedTuple, Generic[T]):
+    """A strategy, or a network. source: SHA-256 of the code that it is made of, None of kdlib's own."""
+
+    value: T
+    source: str | None
+
+
+class Registry(Generic[T]):
+    """Parts of one kind, by name.
+
+    what: the kind, for messages; group: of entry points; package: whose modules hold kdlib's own; own: module -> those
+    in it, by name; code: part -> the functions and classes that it is made of.
+    """
+
+    def __init__(self, what: str, group: str, package: str, own: Callable[[ModuleType], Mapping[str, T]],
+                 code: Callable[[T], Iterable[object]]) -> None:
+        self.what, self.group, self.package, self._own, self._code = what, group, package, own, code
+        self._parts: dict[str, Part[T]] = {}
+        self._complete = False
+
+    def register(self, name: str, value: T) -> T:
+        """From now on `name` is `value`, in this process; the same name again replaces what it was.
+
+        Raises KdlibError for a name of kdlib's own, and for one that no part can have.
+        """
+        if not NAME.fullmatch(name):
+            raise KdlibError(f"'{name[:80]}' is no name for a {self.what}; allowed: up to 64 lower-case letters, "
+                             "digits, - and _")
+        if name in self._own_parts():
+            raise KdlibError(f"kdlib has a {self.what} {name} of its own; allowed: another name")
+        self._parts[name] = Part(value, source(self._code(value)))
+        return value
+
+    def find(self, name: str) -> Part[T]:
+        """The part called `name`. Raises KdlibError where there is none, or where its module may not be imported."""
+        load_environment()
+        own = self._own_parts()
+        if name in own:
+            return own[name]
+        if name not in self._parts:
+            if entry := self._entry_points().get(name):
+                value = entry.load()
+            elif REFERENCE.fullmatch(name) and name.partition(":")[0] in _allowed:
+                module, _, attribute = name.partition(":")
+                value = getattr(sys.modules[module], attribute, None)
+                if value is None:
+                    raise KdlibError(f"{module} has no {attribute}; allowed: a {self.what} of that module")
+            else:
+                raise KdlibError(self._unknown(name))
+            self._parts[name] = Part(value, source(self._code(value)))
+        return self._parts[name]
+
+    def names(self) -> list[str]:
+        """All that can be found here without allowing more."""
+        load_environment()
+        return list(dict.fromkeys([*self._own_parts(), *self._entry_points(), *self._parts]))
+
+    def _own_parts(self) -> dict[str, Part[T]]:
+        if not self._complete:
+            package = importlib.import_module(self.package)
+            modules = [importlib.import_module(f"{self.package}.{found.name}")
+                       for found in pkgutil.iter_modules(package.__path__)]
+            self._kdlibs = {name: Part(value, None) for module in modules for name, value in self._own(module).items()}
+            self._complete = True
+        return self._kdlibs
+
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
+
+    def _unknown(self, name: str) -> str:
+        module = name.partition(":")[0]
+        if REFERENCE.fullmatch(name):
+            return (f"the {self.what} {name} is not registered here; allowed: `--plugin {module}`, {PLUGINS}={module}, "
+                    f"or a package with an entry point in {self.group}")
+        return (f"unknown {self.what} '{name[:80]}'; allowed: {', '.join(self.names())}; or one of your own as "
+                f"package.module:NAME, or registered by a file: `--plugin FILE.py`, {PLUGINS}=FILE.py")
+
+
+STRATEGIES: "Registry[Strategy]" = Registry(
+    "strategy", "kdlib.strategies", "kdlib.strategies",
+    own=lambda module: {module.STRATEGY.name: module.STRATEGY}, code=lambda strategy: strategy.code)
+NETWORKS: "Registry[Network]" = Registry(
+    "network", "kdlib.models", "kdlib.learning.networks",
+    own=lambda module: module.NETWORKS, code=lambda network: [getattr(network, "build", network)])
+
+_allowed: dict[str, str] = {}  # module -> the plugin, a module or an absolute path of a file, that it was loaded as
+_environment: str = ""  # what KDLIB_PLUGINS said when it was last looked at
+
+
+def allow(name: str) -> None:
+    """Import the module of `package.module:NAME`, since the user named it; of any other name nothing.
+
+    Raises KdlibError where the module cannot be imported.
+    """
+    if REFERENCE.fullmatch(name) and name.partition(":")[0] not in _allowed:
+        load(name.partition(":")[0])
+
+
+def load(plugin: str) -> None:
+    """Import a plugin, FILE.py or package.module, which registers what it holds; its parts may be named from now on.
+
+    Raises KdlibError where it cannot be imported.
+    """
+    try:
+        module = _from_file(Path(plugin)) if plugin.endswith(".py") else _by_name(plugin)
+    except KdlibError:
+        raise
+    except Exception as error:  # whatever a user's module raises
+        where = f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        raise KdlibError(f"the plugin {plugin} cannot be imported{where}; allowed: a FILE.py, or a module that Python "
+                         "finds, in the working directory too") from error
+    file = getattr(module, "__file__", None)
+    lone = file and "." not in module.__name__ and not file.endswith("__init__.py")
+    _allowed[module.__name__] = str(Path(file).absolute()) if lone else module.__name__
+
+
+def load_environment() -> None:
+    """Load the plugins that KDLIB_PLUGINS names, unless that is done. Raises KdlibError, see `load`."""
+    global _environment
+    said = os.environ.get(PLUGINS, "")
+    if said != _environment:
+        _environment = said
+        for plugin in filter(None, said.split(os.pathsep)):
+            load(plugin)
+
+
+def plugins() -> list[str]:
+    """What another process has to `load` to know all that this one does, notebooks' own cells apart."""
+    return list(dict.fromkeys(_allowed.values()))
+
+
+def source(code: Iterable[object]) -> str:
+    """SHA-256 of the files that the functions and classes come from: of a package all its Python files.
+
+    Of what was written into a notebook, only the text of these functions and classes. Raises KdlibError where a part
+    has no text that could be hashed.
+    """
+    found: dict[str, bytes] = {}
+    for one in code:
+        module = inspect.getmodule(one)
+        file = getattr(module, "__file__", None)
+        if module is not None and file:
+            found |= _files(module, Path(file))
+        else:
+            try:
+                found[getattr(one, "__qualname__", repr(one))] = inspect.getsource(one).encode()  # type: ignore[arg-type]
+            except (OSError, TypeError) as error:
+                raise KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a "
+                                 "changed one; allowed: a function or class in a file or a notebook's cell") from error
+    digest = hashlib.sha256()
+    for name, text in sorted(found.items()):
+        digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(module: ModuleType, file: Path) -> dict[str, bytes]:
+    package = sys.modules[module.__name__.partition(".")[0]]
+    if module.__name__ == MAIN or not hasattr(package, "__path__"):
+        return {file.name: file.read_bytes()}
+    return {f"{package.__name__}/{path.relative_to(root).as_posix()}": path.read_bytes()
+            for root in map(Path, package.__path__) for path in root.rglob("*.py")}
+
+
+def _from_file(path: Path) -> ModuleType:
+    path = path.absolute()
+    if not path.is_file():
+        raise KdlibError(f"there is no plugin {path}; allowed: the path of a Python file")
+    there = sys.modules.get(path.stem)
+    if there is not None:
+        if getattr(there, "__file__", None) and Path(there.__file__).samefile(path):  # type: ignore[arg-type]
+            return there
+        raise KdlibError(f"the plugin {path} has the name of the module {path.stem}; allowed: another file name")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def _by_name(name: str) -> ModuleType:
+    here = str(Path.cwd())  # as Python itself has it for `python -c` and in a notebook, but not for a console script
+    if here not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(name)
