@@ -45,6 +45,14 @@ def read(path: Path, what: str, build: Callable[[dict], T], parse_float: Callabl
         raise KdlibError(f"{what} {path}: {one_line(error)}") from error
 
 
+def validated(kind: type[T], what: str, fields: dict) -> T:
+    """The pydantic model of these fields. Raises KdlibError, which names `what`, where they cannot be."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        raise KdlibError(f"{what}: {one_line(error)}") from error
+
+
 def one_line(error: Exception) -> str:
     """The first complaint of a pydantic ValidationError as one line: where, what, and what came."""
     if not isinstance(error, ValidationError):

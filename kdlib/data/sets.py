@@ -1,4 +1,8 @@
-"""The data sets behind one call, and what one run takes of them."""
+"""The data sets behind one call, and what one run takes of them.
+
+A data set is called by its name and is, in this order: arrays that `kdlib.task` was given in this process, the bundled
+`digits`, NAME.npz, or the saved Hugging Face folder NAME, both in `folder()`. Of texts by roles see kdlib.data.texts.
+"""
 
 import os
 import zipfile
@@ -8,21 +12,32 @@ from typing import NamedTuple
 import numpy as np
 from platformdirs import user_cache_dir
 
-from kdlib.data import texts
-from kdlib.data.splits import RunData, Split, sha256, some
+from kdlib.data import huggingface, owners, texts
+from kdlib.data.splits import DataSet, RunData, Split, sha256, some
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
-from kdlib.settings.task import Source, TextTask
+from kdlib.settings.task import Source, Task, TextTask
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+OWNERS = ("owner_train", "owner_test")
 LARGEST_FILE = 4 * 2**30  # bytes, unpacked: far above any data set here, far below what hurts a laptop
+LEAST_PUBLIC = 10  # items
+
+IN_MEMORY: dict[str, DataSet] = {}  # see kdlib.data.arrays
 
 
-class DataSet(NamedTuple):
-    """One data set with its own labels, from 0."""
+class Needs(NamedTuple):
+    """What a task wants of a data set: labels, a test set, and the owners of its items."""
 
-    train: Split
-    test: Split
+    labels: bool = True
+    test: bool = True
+    owners: bool = False
+
+    @property
+    def arrays(self) -> list[str]:
+        """Of NAME.npz."""
+        there = [name for name in ARRAYS if (self.labels or name[0] == "x") and (self.test or "train" in name)]
+        return there + list(OWNERS if self.owners else ())
 
 
 def folder() -> Path:
@@ -30,34 +45,77 @@ def folder() -> Path:
     return Path(os.environ.get("KDLIB_DATA") or user_cache_dir("kdlib"))
 
 
-def load(name: str) -> DataSet:
-    """The data set `name`: the bundled `digits`, or NAME.npz in `folder()`.
+EVERYTHING = Needs()
 
-    Raises KdlibError where the file is missing, damaged, or not of the format.
+
+def load(name: str, needs: Needs = EVERYTHING) -> DataSet:
+    """The data set `name`, with what is needed of it.
+
+    Raises KdlibError where it is missing, damaged, or not of the format.
     """
+    if name in IN_MEMORY:
+        return _with(name, IN_MEMORY[name], needs)
     if name == "digits":
-        return _digits()
-    path = folder() / f"{name}.npz"
+        return _with(name, _digits(), needs)
+    path = folder() / name
+    if path.is_dir():
+        return _with(str(path), huggingface.load(path), needs)
+    return _from_npz(path.with_name(f"{name}.npz"), needs)
+
+
+def is_here(name: str) -> bool:
+    """Whether there is a data set of that name."""
+    return name in IN_MEMORY or name == "digits" or (folder() / name).is_dir() or (folder() / f"{name}.npz").is_file()
+
+
+def checked(where: object, x: np.ndarray, y: np.ndarray | None, owner: np.ndarray | None = None) -> Split:
+    """x: uint8, float (as float32) or integers (N, ...); y: integers (N,), None: unlabelled, -1; owner: (N,) or None.
+
+    Raises KdlibError, which names `where`, for anything else.
+    """
+    if x.dtype.kind == "f":
+        x = x.astype(np.float32)
+        if not np.isfinite(x).all():
+            raise KdlibError(f"{where}: {np.count_nonzero(~np.isfinite(x))} numbers are NaN or infinite; allowed: none")
+    elif x.dtype.kind not in "iu":
+        raise KdlibError(f"{where}: items are {x.dtype} {x.shape}; they must be uint8, float32 or integers (N, ...)")
+    if x.ndim < 2:
+        raise KdlibError(f"{where}: items are {x.dtype} {x.shape}; they must be (N, ...)")
+    y = np.full(len(x), -1) if y is None else y
+    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
+        raise KdlibError(f"{where}: labels are {y.dtype} {y.shape} for {len(x)} items; they must be {len(x)} integers")
+    if owner is not None and (owner.dtype.kind not in "iuSU" or owner.shape != x.shape[:1]):
+        raise KdlibError(f"{where}: owners are {owner.dtype} {owner.shape} for {len(x)} items; they must be {len(x)} "
+                         "integers or names")
+    return Split(x, y.astype(np.int64), None, owner)
+
+
+def _with(where: str, found: DataSet, needs: Needs) -> DataSet:
+    lacks = [word for word, wanted, there in (
+        ("labels", needs.labels, (found.train.y >= 0).any()),
+        ("a test set", needs.test, len(found.test.y)),
+        ("owners", needs.owners, found.train.owner is not None and found.test.owner is not None))
+        if wanted and not there]
+    if lacks:
+        raise KdlibError(f"the data set {where} has no {' and no '.join(lacks)}, which this task needs")
+    return found
+
+
+def _from_npz(path: Path, needs: Needs) -> DataSet:
     try:
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > LARGEST_FILE:
                 raise KdlibError(f"{path} unpacks to more than {LARGEST_FILE >> 30} GiB; allowed: less")
         with np.load(path, allow_pickle=False) as arrays:
-            missing = [name for name in ARRAYS if name not in arrays.files]
-            if missing:
-                raise KdlibError(f"{path} has no {', '.join(missing)}; it must hold {', '.join(ARRAYS)}")
-            x_train, y_train, x_test, y_test = (arrays[name] for name in ARRAYS)
+            if missing := [name for name in needs.arrays if name not in arrays.files]:
+                raise KdlibError(f"{path} has no {', '.join(missing)}; it must hold {', '.join(needs.arrays)}")
+            found = {name: arrays[name] for name in needs.arrays}
     except (zipfile.BadZipFile, ValueError, OSError, EOFError, zipfile.zlib.error) as error:
         raise KdlibError(f"{path} is damaged or no .npz file: {' '.join(str(error).split())}") from error
-    return DataSet(_checked(path, x_train, y_train), _checked(path, x_test, y_test))
-
-
-def _checked(path, x, y) -> Split:
-    if x.dtype != np.uint8 or x.ndim not in (3, 4):
-        raise KdlibError(f"{path}: images are {x.dtype} {x.shape}; they must be uint8 (N, height, width[, channels])")
-    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-        raise KdlibError(f"{path}: labels are {y.dtype} {y.shape} for {len(x)} images; they must be {len(x)} integers")
-    return Split(x, y.astype(np.int64))
+    train, test = (checked(path, found[f"x_{split}"], found.get(f"y_{split}"), found.get(f"owner_{split}"))
+                   if f"x_{split}" in found else None for split in ("train", "test"))
+    assert train is not None
+    return DataSet(train, test or train.take(np.arange(0)))
 
 
 def _digits() -> DataSet:
@@ -74,40 +132,50 @@ def _digits() -> DataSet:
 
 
 def prepare(experiment: Experiment) -> RunData:
-    """Load the task's data and draw what this run uses, by seed (PAPER: Non-IID partitions, first lines).
+    """Load the task's data and draw what this run uses, by seed (PAPER: Non-IID partitions).
 
-    The same seed gives every strategy the same private items and the same validation tenth.
+    The same seed gives every strategy the same private items and the same validation data.
     Raises KdlibError where the data are missing, of another shape, or lack a class of the task.
     """
     task = experiment.task
-    kinds = (".json.gz", ".txt") if isinstance(task, TextTask) else (".npz", ".npz")
-    names = [source.name + kind for source, kind in zip((task.private, task.public), kinds, strict=True)]
-    if missing := sorted({name for name in names if name != "digits.npz" and not (folder() / name).is_file()}):
-        raise KdlibError(f"{folder()} lacks {', '.join(missing)}; get what is missing with `kdlib data fetch "
-                         f"{' '.join(name.partition('.')[0] for name in missing)}`, or set KDLIB_DATA to the folder "
-                         "that has it")
     if isinstance(task, TextTask):
-        drawn = texts.prepare(experiment, *(folder() / name for name in names))
+        files = [folder() / f"{task.private.name}.json.gz", folder() / f"{task.public.name}.txt"]
+        _expect([path.name for path in files if not path.is_file()])
+        drawn = texts.prepare(experiment, *files)
     else:
-        drawn = _images(experiment)
-    if len(drawn.public.y) < 10:
-        raise KdlibError(f"task {task.name} has {len(drawn.public.y)} public items; allowed: at least 10")
+        _expect([f"{name}.npz" for name in (task.private.name, task.public.name) if not is_here(name)])
+        drawn = _arrays(experiment, task)
+    if len(drawn.public.y) < LEAST_PUBLIC:
+        raise KdlibError(f"task {task.name} has {len(drawn.public.y)} public items; allowed: at least {LEAST_PUBLIC}")
     return drawn
 
 
-def _images(experiment: Experiment) -> RunData:
-    task = experiment.task
-    sets = {name: load(name) for name in sorted({task.private.name, task.public.name})}
-    for name, data in sets.items():
-        if data.train.x.shape[1:] != tuple(task.shape):
-            raise KdlibError(f"task {task.name} says images of shape {list(task.shape)}, "
-                             f"but {name} has {list(data.train.x.shape[1:])}")
-    private = _select(sets[task.private.name].train, task.private, first=0)
-    test = _select(sets[task.private.name].test, task.private, first=0)
-    public = _select(sets[task.public.name].train, task.public, first=len(task.private.classes))
+def _expect(missing: list[str]) -> None:
+    if missing := sorted(set(missing)):
+        raise KdlibError(f"{folder()} lacks {', '.join(missing)}; get what is missing with `kdlib data fetch "
+                         f"{' '.join(name.partition('.')[0] for name in missing)}`, set KDLIB_DATA to the folder that "
+                         "has it, or give its arrays to kdlib.task first")
+
+
+def _arrays(experiment: Experiment, task: Task) -> RunData:
+    own = load(task.private.name, Needs(owners=task.by_owners))
+    others = load(task.public.name, Needs(labels=task.labelled_public, test=False))
+    for name, data in ((task.private.name, own), (task.public.name, others)):
+        for split in data:
+            _expect_items(task, name, split)
+    private, test = (_select(split, task.private, first=0) for split in own)
+    public = _select(others.train, task.public, first=len(task.private.classes))
     hashes = {name: sha256(array) for part, split in (("private", private), ("test", test), ("public", public))
               for name, array in ((f"{part}.x", split.x), (f"{part}.y", split.y))}
+    if task.by_owners:
+        hashes |= {f"{part}.owner": sha256(split.owner) for part, split in (("private", private), ("test", test))}
+    drawn = (owners.share_out if task.by_owners else _share_out)(experiment, private, test)
+    most = experiment.setting("public_items")
+    return drawn._replace(public=_drawn(public, most, experiment.rng(0, "server", "public")), hashes=hashes)
 
+
+def _share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
+    """A tenth of the private data is held back to validate on; kdlib.data.partition shares out the rest."""
     order = experiment.rng(0, "server", "validation").permutation(len(private.y))
     tenth, rest = np.split(order, [len(order) // 10])
     most = experiment.clients * experiment.samples if experiment.samples else len(rest)
@@ -118,13 +186,29 @@ def _images(experiment: Experiment) -> RunData:
         private=private.take(np.sort(rest[:most])),
         validation=private.take(np.sort(tenth[: experiment.setting("validation_items")])),
         test=_drawn(test, experiment.test_items, experiment.rng(0, "server", "test")),
-        public=_drawn(public, experiment.setting("public_items"), experiment.rng(0, "server", "public")),
-        hashes=hashes,
-    )
+        public=private.take(np.arange(0)), hashes={})
+
+
+def _expect_items(task: Task, name: str, split: Split) -> None:
+    """Raises KdlibError where items are not of the task's shape and kind."""
+    if not len(split.x):
+        return
+    if split.x.shape[1:] != tuple(task.shape):
+        raise KdlibError(f"task {task.name} says {task.items}s of shape {list(task.shape)}, "
+                         f"but {name} has {list(split.x.shape[1:])}")
+    tokens = split.x.dtype.kind == "i" or (split.x.dtype.kind == "u" and split.x.dtype != np.uint8)
+    if tokens != (task.items == "text"):
+        raise KdlibError(f"{name} has {split.x.dtype} items; allowed: uint8 or float32 for {task.items}s"
+                         if tokens else f"{name} has {split.x.dtype} items; allowed: signed integers, which are tokens")
+    if tokens and not 0 <= split.x.min() <= split.x.max() < (task.vocabulary or 0):
+        raise KdlibError(f"{name} has tokens from {split.x.min()} to {split.x.max()}; allowed: 0 to "
+                         f"{(task.vocabulary or 0) - 1}, the task's vocabulary")
 
 
 def _select(split: Split, source: Source, first: int) -> Split:
-    """The items of the source's classes, in their order, labelled first, first + 1, ..."""
+    """The items of the source's classes, in their order, labelled first, first + 1, ...; all of unlabelled ones: -1."""
+    if not source.classes:
+        return split._replace(y=np.full(len(split.y), -1))
     lacking = sorted(set(source.classes) - set(np.unique(split.y).tolist()))
     if lacking:
         raise KdlibError(f"{source.name} has no items of class {', '.join(map(str, lacking))}; "
@@ -132,7 +216,7 @@ def _select(split: Split, source: Source, first: int) -> Split:
     number = np.full(split.y.max() + 1, -1)
     number[list(source.classes)] = np.arange(first, first + len(source.classes))
     labels = number[split.y]
-    return Split(split.x[labels >= 0], labels[labels >= 0])
+    return split._replace(y=labels).take(labels >= 0)
 
 
 def _drawn(split: Split, most: int | None, rng: np.random.Generator) -> Split:

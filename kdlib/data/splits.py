@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdlib.settings.experiment import Experiment
+
 
 class Split(NamedTuple):
-    """x: uint8 (N, height, width[, channels]) or, of texts, int8 (N, window); y: int64 (N,).
+    """x: (N, ...) of uint8, float32, or integers, which are tokens; y: int64 (N,).
 
-    at: int64 (N,), where in its text each window begins; owner: int64 (N,), the number of the client whose role's it
-    is. None for images, which have no order, and which kdlib.data.partition shares out.
+    at: int64 (N,), where in its text each window begins, None where items have no order; owner: int64 (N,), the number
+    of the client whose it is, None where kdlib.data.partition shares the items out.
     """
 
     x: np.ndarray
@@ -18,17 +20,25 @@ class Split(NamedTuple):
     at: np.ndarray | None = None
     owner: np.ndarray | None = None
 
-    def take(self, rows) -> "Split":
+    def take(self, rows: np.ndarray) -> "Split":
         """The items at `rows`, in that order."""
         return Split(*(None if array is None else array[rows] for array in self))
 
 
-class RunData(NamedTuple):
-    """What a run uses. Labels are the task's: private 0 .. P-1, public P .. P+Q-1; of texts, the vocabulary's.
+class DataSet(NamedTuple):
+    """One data set with its own labels, from 0; -1 of items without one. `owner` holds what the data call the owner."""
 
-    private: what the clients share out; validation: FedDF's, the server's alone; test: the private test set; public:
+    train: Split
+    test: Split
+
+
+class RunData(NamedTuple):
+    """What a run uses. Labels are the task's: private 0 .. P-1, public P .. P+Q-1, unlabelled -1;
+    of texts by roles, the vocabulary's.
+
+    private: what the clients share out; validation: the server's alone; test: the private test set; public:
     the public training set; hashes: name -> SHA-256 of everything above before any of it was drawn; roles: each
-    client's, where clients are roles.
+    client's owner, where the data name them.
     """
 
     private: Split
@@ -37,6 +47,11 @@ class RunData(NamedTuple):
     public: Split
     hashes: dict[str, str]
     roles: tuple[str, ...] = ()
+
+
+def held_out(experiment: Experiment) -> int | None:
+    """Items to validate on, of owners that are no clients: None takes all; none where no server scores."""
+    return experiment.setting("validation_items") if "validation_items" in type(experiment).model_fields else 0
 
 
 def some(numbers: np.ndarray, most: int | None, rng: np.random.Generator) -> np.ndarray:
@@ -56,6 +71,11 @@ def spread(numbers: np.ndarray, most: int | None) -> np.ndarray:
     if most is None or most >= len(numbers):
         return numbers
     return numbers[np.linspace(0, len(numbers) - 1, most).astype(np.int64)]
+
+
+def joined(splits: list[Split]) -> Split:
+    """One after the other."""
+    return Split(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*splits, strict=True)))
 
 
 def sha256(array: np.ndarray) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kdlib.data.leaf import as_one_line
-from kdlib.data.splits import RunData, Split, recent, sha256, some, spread
+from kdlib.data.splits import RunData, Split, held_out, joined, recent, sha256, some, spread
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
 from kdlib.settings.vocabulary import UNKNOWN, encode
@@ -109,10 +109,10 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
     shared = np.arange(int(0.8 * text.count))[: task.public.items]
     whole = "".join(f"{role} {sha256(windows.text)}\n" for role, windows in roles.items())
     return RunData(
-        private=_joined(parts),
-        validation=_across([roles[role] for role in others], _validation_items(experiment),
+        private=joined(parts),
+        validation=_across([roles[role] for role in others], held_out(experiment),
                            rng("server", "validation")),
-        test=_joined(tests),
+        test=joined(tests),
         public=text.take(some(shared, experiment.setting("public_items"), rng("server", "public"))),
         hashes={"private": hashlib.sha256(whole.encode()).hexdigest(), "public": sha256(text.text)},
         roles=tuple(clients),
@@ -128,17 +128,8 @@ def _of_own(experiment: Experiment, train: np.ndarray, rng: np.random.Generator)
     return some(train, experiment.samples, rng)
 
 
-def _validation_items(experiment: Experiment) -> int | None:
-    """None takes all; of a strategy that has no use for them there are none, as all of them are millions."""
-    return experiment.setting("validation_items") if "validation_items" in type(experiment).model_fields else 0
-
-
 def _across(texts: list[Windows], most: int | None, rng: np.random.Generator) -> Split:
     """`most` windows of all the texts together; drawn before any is made, as all of them are millions."""
     starts = np.cumsum([0, *(windows.count for windows in texts)])
     pieces = np.split(numbers := some(np.arange(starts[-1]), most, rng), np.searchsorted(numbers, starts[1:-1]))
-    return _joined([windows.take(piece - start) for windows, piece, start in zip(texts, pieces, starts, strict=False)])
-
-
-def _joined(splits: list[Split]) -> Split:
-    return Split(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*splits, strict=True)))
+    return joined([windows.take(piece - start) for windows, piece, start in zip(texts, pieces, starts, strict=False)])

@@ -163,6 +163,20 @@ def strategy_of(experiment: Experiment) -> Strategy:
     return STRATEGIES.find(experiment.strategy).value
 
 
+def find_strategy(name: str) -> Strategy:
+    """The declaration of the strategy called `name`. Raises KdlibError where there is none here."""
+    return STRATEGIES.find(name).value
+
+
+def register_strategy(strategy: Strategy) -> Strategy:
+    """From now on `strategy` can be run by its name in this process; the same name again replaces it.
+
+    Raises KdlibError for a name of kdlib's own. Processes beside this one know it only from a file or a package, see
+    kdlib.registry.
+    """
+    return STRATEGIES.register(strategy.name, strategy)
+
+
 def everybody(experiment: Experiment) -> Chosen:
     """Every client in every round."""
     return lambda round_: experiment.client_names

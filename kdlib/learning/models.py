@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import safetensors.torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from kdlib.errors import KdlibError
 from kdlib.learning.engine import inputs, placed
 from kdlib.machine import has_bf16
+from kdlib.registry import NETWORKS
 from kdlib.settings.architectures import Network, network
 from kdlib.settings.experiment import Experiment
 
@@ -61,6 +63,17 @@ def penalty(model: nn.Module) -> Tensor | float:
     """What the model adds to every loss: its own `penalty()`, or nothing."""
     own = getattr(model, "penalty", None)
     return own() if callable(own) else 0.0
+
+
+def register_network(name: str, build: Callable[..., nn.Module], items: str | None = None) -> None:
+    """From now on `name` is an architecture in this process; the same name again replaces it.
+
+    build: f(task, classes, width, generator) -> nn.Module, see kdlib.settings.architectures.Network, or f(num_classes=);
+    items: `image` or `text`, where it takes no others. Raises KdlibError for a name of kdlib's own. Processes beside
+    this one know it only from a file or a package, see kdlib.registry.
+    """
+    NETWORKS.register(name, Network(build, items))
+    work.cache_clear()
 
 
 @functools.lru_cache(maxsize=256)
