@@ -68,7 +68,7 @@ def penalty(model: nn.Module) -> Tensor | float:
 def register_network(name: str, build: Callable[..., nn.Module], items: str | None = None) -> None:
     """From now on `name` is an architecture in this process; the same name again replaces it.
 
-    build: f(task, classes, width, generator) -> nn.Module, see kdlib.settings.architectures.Network, or f(num_classes=);
+    build: f(task, classes, width, generator) -> nn.Module, see settings.architectures.Network, or f(num_classes=...);
     items: `image` or `text`, where it takes no others. Raises KdlibError for a name of kdlib's own. Processes beside
     this one know it only from a file or a package, see kdlib.registry.
     """
