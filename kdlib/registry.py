@@ -22,7 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from kdlib.errors import KdlibError
@@ -37,6 +37,7 @@ PLUGINS = "KDLIB_PLUGINS"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 MAIN = "__main__"
+PLAIN = int | float | str | tuple  # of which a notebook's names count too
 
 
 class Part(NamedTuple, Generic[T]):
@@ -173,8 +174,8 @@ def plugins() -> list[str]:
 def source(code: Iterable[object]) -> str:
     """SHA-256 of the files that the functions and classes come from: of a package all its Python files.
 
-    Of what was written into a notebook, only the text of these functions and classes. Raises KdlibError where a part
-    has no text that could be hashed.
+    Of what was written into a notebook's cells: the text of these functions and classes and of those that they use, and
+    the plain numbers and words. Raises KdlibError where a part has no text that could be hashed.
     """
     found: dict[str, bytes] = {}
     for one in code:
@@ -183,11 +184,7 @@ def source(code: Iterable[object]) -> str:
         if module is not None and file:
             found |= _files(module, Path(file))
         else:
-            try:
-                found[getattr(one, "__qualname__", repr(one))] = inspect.getsource(one).encode()  # type: ignore[arg-type]
-            except (OSError, TypeError) as error:
-                raise KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a "
-                                 "changed one; allowed: a function or class in a file or a notebook's cell") from error
+            _written(one, found)
     digest = hashlib.sha256()
     for name, text in sorted(found.items()):
         digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
@@ -200,6 +197,35 @@ def _files(module: ModuleType, file: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes()}
     return {f"{package.__name__}/{path.relative_to(root).as_posix()}": path.read_bytes()
             for root in map(Path, package.__path__) for path in root.rglob("*.py")}
+
+
+def _written(one: object, found: dict[str, bytes]) -> None:
+    """Add what `one`, of a module that is no file, consists of, and go on with what it uses of that module."""
+    one = getattr(one, "func", one)  # of functools.partial
+    name = getattr(one, "__qualname__", repr(one))
+    if name in found:
+        return
+    if inspect.isclass(one):
+        found[name] = repr(getattr(one, "model_fields", "")).encode()
+        uses = [*vars(one).values(), *one.__bases__]
+    else:
+        try:
+            found[name] = inspect.getsource(one).encode()  # type: ignore[arg-type]
+        except (OSError, TypeError) as error:
+            raise KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a changed "
+                             "one; allowed: a function or class in a file or a notebook's cell") from error
+        uses = [one.__globals__.get(word) for word in _words(one.__code__)]  # type: ignore[attr-defined]
+        found |= {f"{name} uses": repr([use for use in uses if isinstance(use, PLAIN)]).encode()}
+    for use in uses:
+        if (inspect.isfunction(use) or inspect.isclass(use)) and not getattr(inspect.getmodule(use), "__file__", None) \
+                and use.__module__ == MAIN:
+            _written(use, found)
+
+
+def _words(code: CodeType) -> list[str]:
+    """The names that a function's code looks up, inner functions' among them."""
+    inner = [word for const in code.co_consts if isinstance(const, CodeType) for word in _words(const)]
+    return list(dict.fromkeys([*code.co_names, *inner]))
 
 
 def _from_file(path: Path) -> ModuleType:
