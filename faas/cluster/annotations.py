@@ -6,99 +6,63 @@ Knative refuses some wrong values, and silently ignores every key that it does n
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NotRequired
 
-AUTOSCALING = "autoscaling.knative.dev"
-SERVING = "serving.knative.dev"
+from faas.cluster.shapes import keyed, matching
+
+AUTOSCALING, SERVING = "autoscaling.knative.dev", "serving.knative.dev"
 SECONDS = {"h": 3600, "m": 60, "s": 1}
 
 
-class Values(NamedTuple):
-    """The strings that an annotation may be, and how that is said to a reader."""
-
-    allowed: str
-    contains: Callable[[str], bool]
+def _number(least: float, most: float = math.inf):
+    bounds = f"from {least:g}" + ("" if most == math.inf else f" to {most:g}")
+    return matching(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", f"a number {bounds}", lambda text: least <= float(text) <= most)
 
 
-def _words(*words: str) -> Values:
-    return Values(", ".join(words), lambda text: text in words)
+def _duration(least: int, most: int):
+    def fits(text):
+        return least <= sum(int(number) * SECONDS[unit] for number, unit in re.findall("([0-9]+)(.)", text)) <= most
+    return matching("([0-9]{1,6}[hms])+", f"a duration of whole seconds such as 90s or 1h, {least}s to {most}s", fits)
 
 
-def _number(pattern: str, least: float, most: float, what: str) -> Values:
-    upper = "" if most == math.inf else f" to {most:g}"
-    return Values(f"{what} from {least:g}{upper}",
-                  lambda text: bool(re.fullmatch(pattern, text)) and least <= float(text) <= most)
+Scale = matching("[0-9]{1,9}", "a whole number")
+Window, Delay = _duration(6, 3600), _duration(0, 3600)
+ON_REVISIONS = {f"{AUTOSCALING}/{name}": NotRequired[kind] for name, kind in {
+    "class": Literal[f"kpa.{AUTOSCALING}", f"hpa.{AUTOSCALING}"],
+    "metric": Literal["concurrency", "rps", "cpu", "memory"],
+    **dict.fromkeys(("min-scale", "max-scale", "initial-scale"), Scale),
+    "activation-scale": matching("[1-9][0-9]{0,8}", "a whole number from 1"),
+    "target": _number(0.01),
+    **dict.fromkeys(("target-utilization-percentage", "panic-window-percentage"), _number(1, 100)),
+    "target-burst-capacity": _number(-1),
+    "panic-threshold-percentage": _number(110, 1000),
+    "window": Window,
+    **dict.fromkeys(("scale-down-delay", "scale-to-zero-pod-retention-period"), Delay),
+}.items()} | {f"{SERVING}/progress-deadline": NotRequired[_duration(1, 86400)]}
+ON_SERVICES = {f"{SERVING}/rollout-duration": NotRequired[_duration(0, 86400)]}
+KNOWN = {key.rpartition("/")[2]: key for key in ON_REVISIONS | ON_SERVICES}
+OTHERS = ("client.knative.dev", "features.knative.dev", "networking.knative.dev", "queue.sidecar.serving.knative.dev")
 
 
-def _whole(least: int = 0) -> Values:
-    return _number(r"[0-9]{1,9}", least, math.inf, "a whole number")
+def _refuse_misspelt(elsewhere: str):
+    """Somebody else's key passes: one of another domain, or one of no domain that is like none of Knative's."""
+    def unknown(key):
+        if key in KNOWN.values():
+            raise ValueError(f"{key} has no effect here; allowed: in {elsewhere}")
+        domain, _, name = key.rpartition("/")
+        if domain in OTHERS or (domain and not difflib.get_close_matches(domain, (AUTOSCALING, SERVING), 1, 0.7)):
+            return
+        kebab = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()  # minScale was how it was once written
+        if meant := difflib.get_close_matches(kebab, KNOWN, 1, 0 if domain else 0.8):
+            raise ValueError(f"unknown annotation {key}, which Knative would ignore (did you mean {KNOWN[meant[0]]}?)")
+    return unknown
 
 
-def _decimal(least: float, most: float = math.inf) -> Values:
-    return _number(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", least, most, "a number")
-
-
-def _duration(least: int, most: int) -> Values:
-    def contains(text):
-        parts = re.findall(r"([0-9]{1,6})([hms])", text)
-        seconds = sum(int(number) * SECONDS[unit] for number, unit in parts)
-        return bool(text) and "".join(map("".join, parts)) == text and least <= seconds <= most
-    return Values(f"a duration of whole seconds such as 90s or 1h, {least}s to {most}s", contains)
-
-
-ON_REVISIONS = {f"{AUTOSCALING}/{name}": values for name, values in {
-    "class": _words(f"kpa.{AUTOSCALING}", f"hpa.{AUTOSCALING}"),
-    "metric": _words("concurrency", "rps", "cpu", "memory"),
-    "min-scale": _whole(),
-    "max-scale": _whole(),
-    "initial-scale": _whole(),
-    "activation-scale": _whole(1),
-    "target": _decimal(0.01),
-    "target-utilization-percentage": _decimal(1, 100),
-    "target-burst-capacity": _decimal(-1),
-    "panic-window-percentage": _decimal(1, 100),
-    "panic-threshold-percentage": _decimal(110, 1000),
-    "window": _duration(6, 3600),
-    "scale-down-delay": _duration(0, 3600),
-    "scale-to-zero-pod-retention-period": _duration(0, 3600),
-}.items()} | {f"{SERVING}/progress-deadline": _duration(1, 86400)}
-ON_SERVICES = {f"{SERVING}/rollout-duration": _duration(0, 86400)}
-KNOWN = ON_REVISIONS | ON_SERVICES
-UNCHECKED = ("client.knative.dev", "features.knative.dev", "networking.knative.dev",
-             "queue.sidecar.serving.knative.dev")
-
-
-def check_on_revision(annotations: Mapping[str, str]) -> None:
-    """Of spec.template. Raises ValueError for a key or value without the meaning that it seems to have."""
-    _check(annotations, ON_REVISIONS, "the Service's metadata.annotations")
-    least, most = (int(annotations.get(f"{AUTOSCALING}/{name}-scale", 0)) for name in ("min", "max"))
+def _in_order(found):
+    least, most = (int(found.get(f"{AUTOSCALING}/{name}-scale", 0)) for name in ("min", "max"))
     if most and least > most:  # a max-scale of 0 is no bound
         raise ValueError(f"{AUTOSCALING}/min-scale is {least}; allowed: at most max-scale, {most}")
 
 
-def check_on_service(annotations: Mapping[str, str]) -> None:
-    """Of the Service itself. Raises ValueError as `check_on_revision` does."""
-    _check(annotations, ON_SERVICES, "spec.template.metadata.annotations")
-
-
-def _check(annotations, here, elsewhere):
-    for key, value in annotations.items():
-        if key in here:
-            if not here[key].contains(value):
-                raise ValueError(f"{key} is {value!r}; allowed: {here[key].allowed}")
-        elif key in KNOWN:
-            raise ValueError(f"{key} has no effect here; allowed: in {elsewhere}")
-        elif meant := _meant(key):
-            raise ValueError(f"unknown annotation {key}, which Knative would ignore (did you mean {meant}?)")
-
-
-def _meant(key: str) -> str | None:
-    """The known key that is closest to one of Knative's domains or names; None where it may be somebody else's key."""
-    domain, _, name = key.rpartition("/")
-    kebab = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()  # minScale was how it was once written
-    names = {known.rpartition("/")[2]: known for known in KNOWN}
-    if domain not in UNCHECKED and difflib.get_close_matches(domain, (AUTOSCALING, SERVING), 1, 0.7):
-        return names[max(names, key=lambda known: difflib.SequenceMatcher(None, kebab, known).ratio())]
-    close = [] if domain else difflib.get_close_matches(kebab, names, 1, 0.8)
-    return names[close[0]] if close else None
+OnRevision = keyed(ON_REVISIONS, _refuse_misspelt("the Service's metadata.annotations"), _in_order)  # spec.template's
+OnService = keyed(ON_SERVICES, _refuse_misspelt("spec.template.metadata.annotations"))

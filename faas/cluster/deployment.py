@@ -5,10 +5,12 @@ from pathlib import Path
 
 import yaml
 
-from faas.cluster.kubernetes import STORE_NOTE, TOKENS, TOKENS_KEY
 from faas.cluster.validation import check
 from kdlib.errors import KdlibError
 
+LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
+STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
+TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"  # the Secret of the functions' tokens
 NAMESPACE_FILE, TOKENS_FILE, RAY_FILE = "00-namespace.yaml", "10-tokens.yaml", "ray/cluster.yaml"
 
 

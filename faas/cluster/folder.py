@@ -8,8 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from faas.cluster.deployment import NAMESPACE_FILE, TOKENS_FILE, Deployment, read_manifest, secret_of
-from faas.cluster.kubernetes import LABELS
+from faas.cluster.deployment import LABELS, NAMESPACE_FILE, TOKENS_FILE, Deployment, read_manifest, secret_of
 from faas.cluster.manifests import manifests
 from faas.cluster.validation import check
 from faas.cluster.values import Values

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from faas.cluster import access
-from faas.cluster.deployment import NAMESPACE_FILE, RAY_FILE, Deployment
-from faas.cluster.kubernetes import LABELS
+from faas.cluster.deployment import LABELS, NAMESPACE_FILE, RAY_FILE, Deployment
 from kdlib.errors import KdlibError
 from kdlib.invoke.tokens import AGGREGATOR
 

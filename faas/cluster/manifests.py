@@ -1,23 +1,22 @@
 """All manifests of a deployment: an experiment, an image, the settings and the secret -> file name -> manifest."""
 
+import base64
 import hashlib
+import json
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from faas.cluster import access
-from faas.cluster import kubernetes as k8s
 from faas.cluster.annotations import AUTOSCALING
-from faas.cluster.fields import Env, Fields, Image, Mount, Volume
-from faas.cluster.knative import Service
-from faas.cluster.kubernetes import LABELS, STORE_NOTE, TOKENS, TOKENS_KEY
+from faas.cluster.deployment import LABELS, NAMESPACE_FILE, RAY_FILE, STORE_NOTE, TOKENS, TOKENS_FILE, TOKENS_KEY
+from faas.cluster.fields import Image
 from faas.cluster.resources import Allotment, aggregator_allotment, client_allotment, worker_memory
+from faas.cluster.validation import expect
 from faas.cluster.values import S3Store, Values
-from kdlib.errors import KdlibError
 from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets
 from kdlib.settings.experiment import Experiment
-from kdlib.toml import one_line
 
 STORE = "/store"  # in a function, whose folders are mounted below it
 STORE_VOLUME = "store"
@@ -32,61 +31,49 @@ def manifests(experiment: Experiment, image: str, values: Values, secret: str) -
     is none.
     """
     secrets(secret)
-    _check_image(image)
-    subjects = (AGGREGATOR, *experiment.client_names)
-    made: dict[str, Fields] = {"00-namespace.yaml": _namespace(values), "10-tokens.yaml": _tokens(values, secret)}
-    policies = {}
-    if isinstance(values.store, S3Store):
-        policies = {f"policies/{subject}.json": access.policy(subject, values.store.url) for subject in subjects}
-    else:
+    expect(TypeAdapter(Image), image, "--image")
+    subjects = [AGGREGATOR, *experiment.client_names]
+    made = {
+        NAMESPACE_FILE: _manifest("v1", "Namespace", values.namespace, annotations={STORE_NOTE: values.store.driver}),
+        TOKENS_FILE: _manifest("v1", "Secret", TOKENS, values.namespace) | {
+            "type": "Opaque", "data": {TOKENS_KEY: base64.b64encode(secret.encode()).decode()}}}
+    if not isinstance(values.store, S3Store):
         made |= _volume(values)
     # A new secret makes new versions of all functions, which read it when they start.
     version = hashlib.sha256(secret.encode()).hexdigest()[:8]
     made |= {f"30-{subject}.yaml": _service(experiment, subject, image, values, version) for subject in subjects}
     if any(step.carrier == "worker" for step in strategy_of(experiment).steps):
-        made["ray/cluster.yaml"] = _ray_cluster(experiment, values)
-        if isinstance(values.store, S3Store):
-            policies[f"policies/{access.RAY}.json"] = access.policy(access.RAY, values.store.url)
-    return {name: one.manifest() for name, one in made.items()} | policies
+        made[RAY_FILE] = _ray_cluster(experiment, values)
+        subjects.append(access.RAY)
+    if isinstance(values.store, S3Store):
+        made |= {f"policies/{subject}.json": access.policy(subject, values.store.url) for subject in subjects}
+    return json.loads(json.dumps(made))  # parts that are shared would be references in YAML
 
 
-def _check_image(image) -> None:
-    try:
-        TypeAdapter(Image).validate_python(image)
-    except ValidationError as error:
-        raise KdlibError(f"--image {one_line(error)}") from error
+def _manifest(version, kind, name, namespace=None, **metadata) -> dict:
+    place = {"namespace": namespace} if namespace else {}
+    return {"apiVersion": version, "kind": kind, "metadata": {"name": name, **place, "labels": LABELS, **metadata}}
 
 
-def _namespace(values) -> k8s.Namespace:
-    return k8s.Namespace(metadata=k8s.Metadata(name=values.namespace, labels=LABELS,
-                                               annotations={STORE_NOTE: values.store.driver}))
-
-
-def _tokens(values, secret) -> k8s.Secret:
-    return k8s.Secret(metadata=k8s.Namespaced(name=TOKENS, namespace=values.namespace, labels=LABELS),
-                      data=k8s.encoded({TOKENS_KEY: secret}))
-
-
-def _volume(values) -> dict[str, Fields]:
+def _volume(values) -> dict[str, dict]:
     """The claim that all functions mount folders of, and its volume where that is a folder of the node."""
     store, made = values.store, {}
-    storage, modes = k8s.Storage(storage=store.size), ["ReadWriteMany"]
-    claim = {"storage_class_name": store.storage_class}
+    storage, modes = {"storage": store.size}, ["ReadWriteMany"]
+    chosen = {"storageClassName": store.storage_class} if store.storage_class else {}
     if store.node_folder:
         name = f"{values.namespace}-{STORE_VOLUME}"  # volumes belong to no namespace
-        claim = {"storage_class_name": "", "volume_name": name}
-        made["20-volume.yaml"] = k8s.PersistentVolume(
-            metadata=k8s.Metadata(name=name, labels=LABELS),
-            spec=k8s.PersistentVolumeSpec(
-                capacity=storage, access_modes=modes, host_path=k8s.HostPath(path=store.node_folder),
-                claim_ref=k8s.ClaimReference(name=STORE_VOLUME, namespace=values.namespace)))
-    made["21-claim.yaml"] = k8s.Claim(
-        metadata=k8s.Namespaced(name=STORE_VOLUME, namespace=values.namespace, labels=LABELS),
-        spec=k8s.ClaimSpec(access_modes=modes, resources=k8s.StorageRequest(requests=storage), **claim))
+        chosen = {"storageClassName": "", "volumeName": name}  # that volume, and none is made
+        made["20-volume.yaml"] = _manifest("v1", "PersistentVolume", name) | {"spec": {
+            "capacity": storage, "accessModes": modes, "storageClassName": "",
+            "persistentVolumeReclaimPolicy": "Retain",  # the folder stays when its claim is deleted
+            "claimRef": {"name": STORE_VOLUME, "namespace": values.namespace},
+            "hostPath": {"path": store.node_folder, "type": "Directory"}}}
+    made["21-claim.yaml"] = _manifest("v1", "PersistentVolumeClaim", STORE_VOLUME, values.namespace) | {
+        "spec": {"accessModes": modes, "resources": {"requests": storage}, **chosen}}
     return made
 
 
-def _service(experiment, subject, image, values, version) -> Service:
+def _service(experiment, subject, image, values, version) -> dict:
     """One function: a client's, or the aggregators', of which several run side by side."""
     if subject == AGGREGATOR:
         allotment = aggregator_allotment(experiment, values.aggregator, values.scaling.overcommit)
@@ -96,88 +83,88 @@ def _service(experiment, subject, image, values, version) -> Service:
     labels = LABELS | {"app.kubernetes.io/component": AGGREGATOR if subject == AGGREGATOR else "client"}
     scaling = {"min-scale": 0, "max-scale": most, "initial-scale": values.scaling.initial,
                "window": values.scaling.window, "scale-to-zero-pod-retention-period": values.scaling.retention}
-    mounts, volumes = _store_mounts(experiment, subject, values, STORE)
-    environment = [Env(name="KDLIB_SUBJECT", value=subject), *_store_environment(subject, values),
-                   _secret_value(TOKENS_KEY, TOKENS), Env(name="HOME", value="/tmp")]
-    container = {
-        "name": "function", "image": image, "imagePullPolicy": values.pull_policy,
-        "env": environment, "resources": _resources(allotment), "securityContext": _unprivileged(values),
-        "volumeMounts": mounts, "readinessProbe": {"httpGet": {"path": READY}},
+    environment = [_plain("KDLIB_SUBJECT", subject), *_store_environment(subject, values),
+                   _secret(TOKENS_KEY, TOKENS), _plain("HOME", "/tmp")]
+    pod = _pod("function", image, environment, allotment, values, _store_mounts(experiment, subject, values, STORE))
+    pod["containers"][0] |= {
+        "readinessProbe": {"httpGet": {"path": READY}},
         # A Step keeps all cores busy, so an answer may take a while; a minute without any is a hang.
-        "livenessProbe": {"httpGet": {"path": ALIVE}, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6},
-    }
-    spec = {"containerConcurrency": 1, "timeoutSeconds": values.scaling.timeout,
-            "responseStartTimeoutSeconds": values.scaling.timeout, "containers": [container], "volumes": volumes}
+        "livenessProbe": {"httpGet": {"path": ALIVE}, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6}}
+    # The first byte comes when a Step is done; Knative would wait 300 s for it, whatever timeoutSeconds says.
+    pod |= {"containerConcurrency": 1, "timeoutSeconds": values.scaling.timeout,
+            "responseStartTimeoutSeconds": values.scaling.timeout, "enableServiceLinks": False}
     if values.pull_secret:
-        spec["imagePullSecrets"] = [{"name": values.pull_secret}]
-    annotations = {f"{AUTOSCALING}/{name}": str(value) for name, value in scaling.items()}
-    return Service.model_validate({
-        "metadata": {"name": subject, "namespace": values.namespace, "labels": labels},
-        "spec": {"template": {"metadata": {"annotations": annotations | {"kdlib/secret": version}, "labels": labels},
-                              "spec": spec}}})
+        pod["imagePullSecrets"] = [{"name": values.pull_secret}]
+    annotations = {f"{AUTOSCALING}/{name}": str(value) for name, value in scaling.items()} | {"kdlib/secret": version}
+    return _manifest("serving.knative.dev/v1", "Service", subject, values.namespace, labels=labels) | {
+        "spec": {"template": {"metadata": {"annotations": annotations, "labels": labels}, "spec": pod}}}
 
 
-def _ray_cluster(experiment, values) -> k8s.RayCluster:
+def _ray_cluster(experiment, values) -> dict:
     """A head that does no Steps, and workers that pre-train `cpu` / threads architectures at a time each."""
     ray = values.ray
     memory = round(ray.memory * 1024) if ray.memory else worker_memory(experiment, ray.cpu) + RAYS_OWN
     workers = ray.workers or -(-len(experiment.architectures) * experiment.threads // ray.cpu)
     # Steps are sent with the driver's own URL of the store, so that is where a worker must find it.
     root = None if isinstance(values.store, S3Store) else urlsplit(values.store.driver).path
-    mounts, volumes = _store_mounts(experiment, access.RAY, values, root)
+    mounts = _store_mounts(experiment, access.RAY, values, root)
 
-    def pod(name, allotment, ports=None):
-        return {"spec": {"containers": [{
-            "name": name, "image": ray.image, "imagePullPolicy": values.pull_policy, "ports": ports,
-            "env": [*_store_environment(access.RAY, values), Env(name="HOME", value="/tmp")],
-            "resources": _resources(allotment), "volumeMounts": mounts,
-            "securityContext": _unprivileged(values) | {"readOnlyRootFilesystem": False},  # Ray writes here and there
-        }], "volumes": volumes}}
+    def group(name, cpu, memory, options, **more):
+        environment = [*_store_environment(access.RAY, values), _plain("HOME", "/tmp")]
+        pod = _pod(name, ray.image, environment, Allotment(cpu, memory, cpu, memory), values, mounts)
+        pod["containers"][0]["securityContext"]["readOnlyRootFilesystem"] = False  # Ray writes here and there
+        pod["containers"][0] |= more
+        return {"rayStartParams": options, "template": {"spec": pod}}
 
     ports = [{"name": name, "containerPort": port} for name, port in (("gcs", 6379), ("client", 10001))]
-    return k8s.RayCluster.model_validate({
-        "metadata": {"name": "pretrain", "namespace": values.namespace, "labels": LABELS},
-        "spec": {"rayVersion": ray.version,
-                 "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "include-dashboard": "false"},
-                                   "template": pod("head", Allotment(1, RAYS_OWN, 1, RAYS_OWN), ports)},
-                 "workerGroupSpecs": [{
-                     "groupName": "workers", "replicas": workers, "minReplicas": workers, "maxReplicas": workers,
-                     "rayStartParams": {"num-cpus": str(ray.cpu)},
-                     "template": pod("worker", Allotment(ray.cpu, memory, ray.cpu, memory))}]}})
+    head = group("head", 1, RAYS_OWN, {"num-cpus": "0", "include-dashboard": "false"}, ports=ports)
+    worker = group("worker", ray.cpu, memory, {"num-cpus": str(ray.cpu)})
+    replicas = dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), workers)
+    return _manifest("ray.io/v1", "RayCluster", "pretrain", values.namespace) | {"spec": {
+        "rayVersion": ray.version, "headGroupSpec": head,
+        "workerGroupSpecs": [{"groupName": "workers", **replicas, **worker}]}}
 
 
-def _store_mounts(experiment, subject, values, root) -> tuple[list[Mount], list[Volume]]:
+def _pod(name, image, environment, allotment, values, mounts) -> dict:
+    """One container, as Kubernetes' `restricted` profile asks for, and without a token for Kubernetes itself."""
+    return {"automountServiceAccountToken": False, "volumes": mounts[1], "containers": [{
+        "name": name, "image": image, "imagePullPolicy": values.pull_policy, "env": environment,
+        "resources": {"requests": {"cpu": f"{allotment.cpu:g}", "memory": f"{allotment.memory}Mi"},
+                      "limits": {"cpu": f"{allotment.most_cpu:g}", "memory": f"{allotment.most_memory}Mi"}},
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": values.user, "runAsGroup": values.user, "readOnlyRootFilesystem": True,
+            "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"}},
+        "volumeMounts": mounts[0]}]}
+
+
+def _store_mounts(experiment, subject, values, root) -> tuple[list[dict], list[dict]]:
     """The folders of the store that the function may touch, below `root`, and a place for temporary files."""
-    mounts = [Mount(name="tmp", mount_path="/tmp")]
-    volumes = [Volume.model_validate({"name": "tmp", "emptyDir": {"sizeLimit": "512Mi"}})]
+    mounts = [{"name": "tmp", "mountPath": "/tmp", "readOnly": False}]
+    volumes: list[dict] = [{"name": "tmp", "emptyDir": {"sizeLimit": "512Mi"}}]
     if not isinstance(values.store, S3Store):
-        mounts += [Mount(name=STORE_VOLUME, mount_path=f"{root}/{owner}", sub_path=owner, read_only=not writable)
+        mounts += [{"name": STORE_VOLUME, "mountPath": f"{root}/{owner}", "subPath": owner, "readOnly": not writable}
                    for owner, writable in access.folders(subject, experiment.client_names).items()]
-        volumes += [Volume.model_validate({"name": STORE_VOLUME, "persistentVolumeClaim": {"claimName": STORE_VOLUME}})]
+        volumes.append({"name": STORE_VOLUME, "persistentVolumeClaim": {"claimName": STORE_VOLUME, "readOnly": False}})
     return mounts, volumes
 
 
-def _store_environment(subject, values) -> list[Env]:
+def _store_environment(subject, values) -> list[dict]:
     """Where the store is, and in S3 the function's own credentials."""
     store = values.store
     if not isinstance(store, S3Store):
-        return [Env(name="KDLIB_STORE", value=f"file://{STORE}/{{owner}}")]
+        return [_plain("KDLIB_STORE", f"file://{STORE}/{{owner}}")]
     plain = {"KDLIB_STORE": f"{store.url}/{{owner}}", "AWS_DEFAULT_REGION": store.region,
              "AWS_EC2_METADATA_DISABLED": "true"}
     if store.endpoint:
         plain["AWS_ENDPOINT_URL"] = store.endpoint
-    return [*(Env(name=name, value=value) for name, value in plain.items()),
-            *(_secret_value(key, f"store-{subject}") for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))]
+    return [*(_plain(name, value) for name, value in plain.items()),
+            *(_secret(key, f"store-{subject}") for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))]
 
 
-def _secret_value(key, secret) -> Env:
-    return Env.model_validate({"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}})
+def _plain(name, value) -> dict:
+    return {"name": name, "value": value}
 
 
-def _resources(allotment: Allotment) -> dict:
-    return {"requests": {"cpu": f"{allotment.cpu:g}", "memory": f"{allotment.memory}Mi"},
-            "limits": {"cpu": f"{allotment.most_cpu:g}", "memory": f"{allotment.most_memory}Mi"}}
-
-
-def _unprivileged(values) -> dict:
-    return {"runAsUser": values.user, "runAsGroup": values.user}
+def _secret(key, secret) -> dict:
+    return {"name": key, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}

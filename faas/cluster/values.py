@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from faas.cluster.annotations import AUTOSCALING, ON_REVISIONS
-from faas.cluster.fields import Image, Label, Size, Subdomain, Version, matching
-from faas.cluster.fields import Path as Folder
-from faas.cluster.knative import LONGEST
+from faas.cluster.annotations import Delay, Window
+from faas.cluster.fields import LONGEST, Folder, Image, Label, Size, Subdomain, UserId, Version
+from faas.cluster.shapes import matching
 from kdlib import toml
 
 DEFAULTS = Path(__file__).with_name("values.toml")
@@ -60,18 +59,10 @@ class Scaling(Settings):
     """When functions come and go."""
 
     initial: Annotated[int, Field(ge=0, le=1)]
-    window: str
-    retention: str
+    window: Window
+    retention: Delay
     timeout: Annotated[int, Field(ge=1, le=LONGEST)]
     overcommit: Annotated[float, Field(ge=1, le=100)]
-
-    @model_validator(mode="after")
-    def _durations(self):
-        for name, key in (("window", "window"), ("retention", "scale-to-zero-pod-retention-period")):
-            values = ON_REVISIONS[f"{AUTOSCALING}/{key}"]
-            if not values.contains(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {values.allowed}")
-        return self
 
 
 class Most(Settings):
@@ -103,7 +94,7 @@ class Values(Settings):
     namespace: Label
     pull_policy: Literal["Always", "IfNotPresent", "Never"]
     pull_secret: Subdomain | None = None
-    user: Annotated[int, Field(ge=1, lt=2**31)]
+    user: UserId
     store: Annotated[VolumeStore | S3Store, Field(discriminator="kind")]
     scaling: Scaling
     client: Most

@@ -13,7 +13,7 @@ from deployments import IMAGE, SECRET
 
 import forked
 from faas.__main__ import app
-from faas.cluster.fields import cores, octets
+from faas.cluster.fields import quantity
 from kdlib.cli import main
 from kdlib.settings.experiment import make_experiment
 
@@ -96,7 +96,7 @@ def test_what_the_smoke_runs_functions_keep_for_themselves(rendered):
     said = re.search(r"the smoke run's (\d+) functions keep ([\d.]+) vCPU and\s+([\d.]+) GiB", README)
     kept = [manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
             for manifest in rendered("feddf").values() if manifest["kind"] == "Service"]
-    found = len(kept), sum(cores(one["cpu"]) for one in kept), sum(octets(one["memory"]) for one in kept) / 2**30
+    found = len(kept), sum(quantity(one["cpu"]) for one in kept), sum(quantity(one["memory"]) for one in kept) / 2**30
     assert tuple(map(float, said.groups())) == pytest.approx(found, abs=0.05)
 
 

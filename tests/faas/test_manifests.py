@@ -11,7 +11,7 @@ import pytest
 import torch
 from deployments import IMAGE, SECRET
 
-from faas.cluster.fields import cores, octets
+from faas.cluster.fields import quantity
 from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
@@ -161,7 +161,7 @@ def test_in_s3_every_function_has_credentials_of_its_own(rendered, s3_values):
 
 def limits(rendered, strategy, profile, function="aggregator", **settings):
     resources = container(rendered(strategy, profile, **settings)[f"30-{function}.yaml"])["resources"]
-    return cores(resources["limits"]["cpu"]), octets(resources["limits"]["memory"]) / 2**30
+    return quantity(resources["limits"]["cpu"]), quantity(resources["limits"]["memory"]) / 2**30
 
 
 def test_the_papers_sizes_in_the_papers_setting(rendered):
@@ -199,7 +199,7 @@ def test_a_claim_of_the_clusters_own_storage(rendered, tmp_path):
 
 def test_an_image_or_a_secret_that_cannot_be():
     experiment, values = make_experiment("digits", "alone", 1, profile="smoke"), load_values()
-    with pytest.raises(KdlibError, match="--image 'Kdlib:latest' is not allowed; allowed: NAME"):
+    with pytest.raises(KdlibError, match="--image: 'Kdlib:latest' is not allowed; allowed: NAME"):
         manifests(experiment, "Kdlib:latest", values, SECRET)
     with pytest.raises(KdlibError, match="at least 32 characters") as error:
         manifests(experiment, IMAGE, values, "short-secret")
