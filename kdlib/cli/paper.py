@@ -1,5 +1,6 @@
 """`kdlib reproduce`, `claims`, `bench` and `course`: the experiments, claims, speed-ups and notebooks of the paper."""
 
+import inspect
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +78,7 @@ def bench(
     json_: Json = False,
     pairs: Annotated[int, typer.Option(min=1, help="How often the sides take turns; three where a side takes over a "
                                                    "minute.")] = 5,
+    device: Annotated[str, typer.Option(help="Of train and predict: cpu, cuda or mps.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works; not for quoting.")] = False,
 ):
     """Measure a speed-up anew: both sides in one run, in turn, medians and spread."""
@@ -84,7 +86,10 @@ def bench(
 
     if name not in BENCHES:
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
-    found = BENCHES[name](pairs, quick)
+    on = {} if device == "cpu" else {"device": device}
+    if on and "device" not in inspect.signature(BENCHES[name]).parameters:
+        raise KdlibError(f"bench {name} runs on the CPU alone; allowed with --device {device}: train, predict")
+    found = BENCHES[name](pairs, quick, **on)
     typer.echo(found.model_dump_json() if json_ else found.text())
 
 

@@ -3,8 +3,8 @@ import torch
 
 from kdlib.cohort import durations
 from kdlib.learning.client import start, work
-from kdlib.settings.experiment import make_experiment
 from kdlib.settings.architectures import ZOO
+from kdlib.settings.experiment import make_experiment
 
 
 def feddf(**settings):

@@ -15,8 +15,8 @@ from faas.cluster.fields import quantity
 from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import make_experiment
 from kdlib.settings.architectures import ZOO
+from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 
 

@@ -8,9 +8,9 @@ import pytest
 from faas.cluster.resources import aggregator_allotment, client_allotment, footprint, worker_memory
 from faas.cluster.values import Most, load_values
 from kdlib.errors import KdlibError
+from kdlib.settings.architectures import ZOO
 from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import built_in, load_task
-from kdlib.settings.architectures import ZOO
 
 VALUES = load_values()
 

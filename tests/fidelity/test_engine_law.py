@@ -12,9 +12,9 @@ from kdlib.learning.engine import Batches, images, predict
 from kdlib.learning.models import Dropout
 from kdlib.machine import has_bf16
 from kdlib.paper.bench import plain
+from kdlib.settings.architectures import ZOO
 from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import load_task
-from kdlib.settings.architectures import ZOO
 from kdlib.strategies.feddf import divergence
 
 BF16 = pytest.param("bf16", marks=pytest.mark.skipif(not has_bf16(), reason="this CPU has no bf16 in hardware"))

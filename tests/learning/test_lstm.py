@@ -12,8 +12,8 @@ from kdlib.errors import KdlibError
 from kdlib.learning import client, engine
 from kdlib.learning.models import build_lstm
 from kdlib.machine import has_bf16
-from kdlib.settings.experiment import make_experiment
 from kdlib.settings.architectures import TEXT_ZOO
+from kdlib.settings.experiment import make_experiment
 
 PRECISION = [pytest.param("fp32", 1e-5), pytest.param("bf16", 2e-2, marks=pytest.mark.skipif(
     not has_bf16(), reason="this CPU has no bf16 in hardware"))]

@@ -3,8 +3,8 @@ import zipfile
 import pandas as pd
 import pytest
 
-from kdlib.runs import archive, run, runner
 from kdlib.errors import KdlibError
+from kdlib.runs import archive, run, runner
 
 
 @pytest.fixture(scope="module")

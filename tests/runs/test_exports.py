@@ -4,9 +4,9 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from kdlib.errors import KdlibError
 from kdlib.learning import client
 from kdlib.runs import exports
-from kdlib.errors import KdlibError
 from kdlib.settings.experiment import from_json
 
 

@@ -12,9 +12,9 @@ import pytest
 
 from kdlib.data import sets
 from kdlib.errors import KdlibError
-from kdlib.settings.experiment import STRATEGIES, make_experiment
 from kdlib.machine import machine
 from kdlib.runs.runner import accuracy_by_architecture, run
+from kdlib.settings.experiment import STRATEGIES, make_experiment
 
 GOLDEN = Path(__file__).with_name("golden.json")
 HERE, ELSEWHERE = 0.005, 0.03

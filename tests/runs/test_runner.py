@@ -4,14 +4,14 @@ import json
 import pytest
 import torch
 
+from kdlib.cohort.history import History
 from kdlib.data import sets
+from kdlib.errors import KdlibError
+from kdlib.invoke.steps import Step
 from kdlib.learning import client
 from kdlib.runs import run, runner
-from kdlib.strategies import alone, perform
-from kdlib.errors import KdlibError
 from kdlib.settings.experiment import STRATEGIES, make_experiment
-from kdlib.cohort.history import History
-from kdlib.invoke.steps import Step
+from kdlib.strategies import alone, perform
 
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,

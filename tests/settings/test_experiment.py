@@ -7,9 +7,9 @@ import pytest
 
 from kdlib import machine as machine_module
 from kdlib.errors import KdlibError
+from kdlib.settings.architectures import TEXT_ZOO, ZOO
 from kdlib.settings.experiment import PROFILES, STRATEGIES, FedMD, from_json, make_experiment
 from kdlib.settings.task import BUILT_IN
-from kdlib.settings.architectures import TEXT_ZOO, ZOO
 
 HASHES = {"private.x": "ab", "public.x": "cd"}
 

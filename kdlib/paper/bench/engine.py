@@ -12,7 +12,7 @@ from kdlib.data import sets
 from kdlib.invoke.perform import perform
 from kdlib.invoke.steps import Step
 from kdlib.learning import client
-from kdlib.learning.engine import Batches, predict
+from kdlib.learning.engine import Batches, expect_device, predict
 from kdlib.learning.models import penalty, start
 from kdlib.paper.bench import plain
 from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, ratio, workers
@@ -30,19 +30,20 @@ ITEMS = {"train": {"image": 512, "text": 4096}, "predict": {"image": 1024, "text
 PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
 
 
-def bench_train(pairs: int, quick: bool) -> Bench:
+def bench_train(pairs: int, quick: bool, device: str = "cpu") -> Bench:
     """Training items a second, plain against engine, for each architecture of both zoos at full width."""
-    return _plain_against_engine("train", pairs, quick)
+    return _plain_against_engine("train", pairs, quick, device)
 
 
-def bench_predict(pairs: int, quick: bool) -> Bench:
+def bench_predict(pairs: int, quick: bool, device: str = "cpu") -> Bench:
     """Prediction likewise."""
-    return _plain_against_engine("predict", pairs, quick)
+    return _plain_against_engine("predict", pairs, quick, device)
 
 
-def _plain_against_engine(name, pairs, quick) -> Bench:
+def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Bench:
+    expect_device(device)
     images, texts = (make_experiment(task, "feddf", profile="paper", threads=THREADS[kind], precision="auto",
-                                     width=TINY if quick else 1)
+                                     device=device, width=TINY if quick else 1)
                      for task, kind in (("digits", "image"), ("shakespeare", "text")))
     seconds, factors, done = {}, {}, {}
     # Two processes: what the engine asks of the allocator must not help the plain side.
@@ -59,7 +60,7 @@ def _plain_against_engine(name, pairs, quick) -> Bench:
     bench = finish(name, factors[HEADLINE], factors, seconds, images.threads, done)
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
-    bench.notes = [f"engine in {images.precision}; digits in batches of {BATCH['cnn']}, windows of random characters "
+    bench.notes = [f"on {device}; engine in {images.precision}; digits in batches of {BATCH['cnn']}, windows of random characters "
                    f"in batches of {BATCH['lstm']}, those on {texts.threads} thread"]
     if not 0.8 * low <= rate <= 1.2 * high:
         bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: another "
@@ -94,6 +95,8 @@ def _seconds(name, way, experiment, architecture, items) -> float:
     }[f"{name} {way}"]
     clock = time.perf_counter()
     side()
+    if experiment.device == "cuda":
+        torch.cuda.synchronize()  # what was asked of it may not be done yet
     return time.perf_counter() - clock
 
 

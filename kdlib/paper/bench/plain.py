@@ -34,7 +34,7 @@ def model(experiment: Experiment, architecture: str) -> Plain:
     """The architecture with nn.Dropout, contiguous in memory; of an LSTM, see BatchFirst."""
     built = start(experiment, architecture)
     if isinstance(built, LSTM):
-        return BatchFirst(built)
+        return BatchFirst(built).to(experiment.device)
     for index, layer in enumerate(built.blocks):
         if isinstance(layer, Dropout):
             built.blocks[index] = nn.Dropout(0.2)
@@ -53,8 +53,8 @@ def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Call
     built.train()
     for number in range(batches):
         rows = torch.arange(number * size, (number + 1) * size) % len(x)
-        seen = pictures(x[rows])
-        aim = target(seen) if callable(target) else target[rows]
+        seen = pictures(x[rows]).to(experiment.device)
+        aim = target(seen) if callable(target) else target[rows].to(experiment.device)
         optimizer.zero_grad()
         (loss(built(seen), aim) + built.penalty()).backward()
         optimizer.step()
@@ -64,4 +64,5 @@ def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Call
 def predict(built: Plain, x: Tensor, size: int) -> Tensor:
     """Logits of stored items in batches of `size`."""
     built.eval()
-    return torch.cat([built(pictures(part)) for part in x.split(size)])
+    where = next(built.parameters()).device
+    return torch.cat([built(pictures(part).to(where)) for part in x.split(size)])
