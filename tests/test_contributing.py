@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TEXT.splitlines()
         if re.match(r"\| (add|use|change) ", line)]
-NEWCOMERS = ("add a strategy", "add a network", "use CUDA", "change the Dirichlet law", "add prices",
-             "add a step to FedMD", "change the HTTP time-out", "add a figure", "add a Hugging Face data set", "add a store")
+NEWCOMERS = {"add a strategy", "add a network", "use CUDA", "change the Dirichlet law", "add prices", "add a figure",
+             "add a step to FedMD", "change the HTTP time-out", "add a Hugging Face data set", "add a store"}
 
 
 def paths(cell):
@@ -19,7 +19,7 @@ def paths(cell):
 
 def test_every_change_of_a_newcomer_leads_to_one_folder():
     folders = {row[0]: paths(row[1]) for row in ROWS}
-    assert set(NEWCOMERS) <= set(folders)
+    assert NEWCOMERS <= set(folders)
     assert all(len(found) == 1 and (ROOT / found[0]).is_dir() for found in folders.values()), folders
 
 
