@@ -9,10 +9,7 @@ What `__all__` names is public; whatever else is in the package may change with 
 """
 
 import importlib
-import importlib.metadata
 from typing import Any
-
-__version__ = importlib.metadata.version("kdlib")
 
 # Name -> where it is; imported when it is first asked for, as torch takes seconds.
 PUBLIC = {
@@ -83,6 +80,8 @@ __all__ = ["__version__", *PUBLIC]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("kdlib")
     if name not in PUBLIC:
         raise AttributeError(f"module 'kdlib' has no attribute '{name}'; allowed: {', '.join(__all__)}")
     module, _, attribute = PUBLIC[name].partition(":")

@@ -60,8 +60,8 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     bench = finish(name, factors[HEADLINE], factors, seconds, images.threads, done)
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
-    bench.notes = [f"on {device}; engine in {images.precision}; digits in batches of {BATCH['image']}, windows of random "
-                   f"characters in batches of {BATCH['text']}, those on {texts.threads} thread"]
+    bench.notes = [f"on {device}; engine in {images.precision}; digits in batches of {BATCH['image']}, windows of "
+                   f"random characters in batches of {BATCH['text']}, those on {texts.threads} thread"]
     if not 0.8 * low <= rate <= 1.2 * high:
         bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: another "
                            f"CPU than there ({bench.machine['cpu']}, {bench.machine['cores']} cores), or a busy one; "
