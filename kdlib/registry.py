@@ -11,21 +11,22 @@ kdlib and installed packages is said by whoever runs the process: by KDLIB_PLUGI
 on the command line or to `kdlib.make_experiment` (see `allow`).
 """
 
-import hashlib
+import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 import os
 import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import CodeType, ModuleType
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from kdlib.errors import KdlibError
+from kdlib.source import source
 
 if TYPE_CHECKING:
     from kdlib.invoke.strategy import Strategy
@@ -36,8 +37,6 @@ T = TypeVar("T")
 PLUGINS = "KDLIB_PLUGINS"
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
-MAIN = "__main__"
-PLAIN = int | float | str | tuple  # of which a notebook's names count too
 
 
 class Part(NamedTuple, Generic[T]):
@@ -50,27 +49,29 @@ class Part(NamedTuple, Generic[T]):
 class Registry(Generic[T]):
     """Parts of one kind, by name.
 
-    what: the kind, for messages; group: of entry points; package: whose modules hold kdlib's own; own: module -> those
-    in it, by name; code: part -> the functions and classes that it is made of.
+    what: the kind, for messages; must: what a part must be, for them too, and fits: whether it is; group: of entry
+    points; package: whose modules hold kdlib's own; own: module -> those in it, by name; code: part -> the functions
+    and classes that it is made of.
     """
 
-    def __init__(self, what: str, group: str, package: str, own: Callable[[ModuleType], Mapping[str, T]],
-                 code: Callable[[T], Iterable[object]]) -> None:
-        self.what, self.group, self.package, self._own, self._code = what, group, package, own, code
+    def __init__(self, what: str, must: str, fits: Callable[[Any], bool], group: str, package: str,
+                 own: Callable[[ModuleType], Mapping[str, T]], code: Callable[[T], Iterable[object]]) -> None:
+        self.what, self.must, self.group, self.package = what, must, group, package
+        self._fits, self._own, self._code = fits, own, code
         self._parts: dict[str, Part[T]] = {}
         self._complete = False
 
     def register(self, name: str, value: T) -> T:
         """From now on `name` is `value`, in this process; the same name again replaces what it was.
 
-        Raises KdlibError for a name of kdlib's own, and for one that no part can have.
+        Raises KdlibError for a name of kdlib's own, for one that no part can have, and for a value that is no part.
         """
         if not NAME.fullmatch(name):
             raise KdlibError(f"'{name[:80]}' is no name for a {self.what}; allowed: up to 64 lower-case letters, "
                              "digits, - and _")
         if name in self._own_parts():
             raise KdlibError(f"kdlib has a {self.what} {name} of its own; allowed: another name")
-        self._parts[name] = Part(value, source(self._code(value)))
+        self._parts[name] = self._part(name, value, _loading[-1:])
         return value
 
     def find(self, name: str) -> Part[T]:
@@ -80,22 +81,23 @@ class Registry(Generic[T]):
         if name in own:
             return own[name]
         if name not in self._parts:
-            if entry := self._entry_points().get(name):
-                value = entry.load()
-            elif REFERENCE.fullmatch(name) and name.partition(":")[0] in _allowed:
-                module, _, attribute = name.partition(":")
+            module, _, attribute = name.partition(":")
+            if entry := self._entry_point(name):
+                module, value = entry.module, self._installed(entry)
+            elif REFERENCE.fullmatch(name) and module in _allowed:
                 value = getattr(sys.modules[module], attribute, None)
                 if value is None:
                     raise KdlibError(f"{module} has no {attribute}; allowed: a {self.what} of that module")
             else:
                 raise KdlibError(self._unknown(name))
-            self._parts[name] = Part(value, source(self._code(value)))
+            self._parts[name] = self._part(name, value, [module])
         return self._parts[name]
 
     def names(self) -> list[str]:
         """All that can be found here without allowing more."""
         load_environment()
-        return list(dict.fromkeys([*self._own_parts(), *self._entry_points(), *self._parts]))
+        installed = [entry.name for entry in _entry_points(self.group, tuple(sys.path))]
+        return list(dict.fromkeys([*self._own_parts(), *installed, *self._parts]))
 
     def _own_parts(self) -> dict[str, Part[T]]:
         if not self._complete:
@@ -106,26 +108,51 @@ class Registry(Generic[T]):
             self._complete = True
         return self._kdlibs
 
-    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return {entry.name: entry for entry in importlib.metadata.entry_points(group=self.group)}
+    def _part(self, name: str, value: Any, modules: Iterable[str]) -> Part[T]:
+        """modules: where it was found, whose text counts too: a part may be made there of another module's function."""
+        if not self._fits(value):
+            raise KdlibError(f"{name} is no {self.what}, but {repr(value)[:80]}; allowed: {self.must}")
+        there = [sys.modules[module] for module in modules if module in sys.modules]
+        return Part(value, source(self._code(value), there))
+
+    def _entry_point(self, name: str) -> importlib.metadata.EntryPoint | None:
+        """Raises KdlibError where two installed packages have the name for unlike things."""
+        found = {entry.value: entry for entry in _entry_points(self.group, tuple(sys.path)) if entry.name == name}
+        if len(found) > 1:
+            raise KdlibError(f"installed packages have more than one {self.what} {name}: {', '.join(found)}; allowed: "
+                             "one of them, as package.module:NAME")
+        return next(iter(found.values()), None)
+
+    def _installed(self, entry: importlib.metadata.EntryPoint) -> Any:
+        try:
+            return entry.load()
+        except Exception as error:  # whatever somebody's module raises
+            package = f" of the package {entry.dist.name}" if entry.dist else ""
+            raise KdlibError(f"the {self.what} {entry.name}{package} cannot be imported ({_said(error)}); allowed: a "
+                             f"version of it that fits here, or to uninstall it") from error
 
     def _unknown(self, name: str) -> str:
         module = name.partition(":")[0]
         if REFERENCE.fullmatch(name):
             return (f"the {self.what} {name} is not registered here; allowed: `--plugin {module}`, {PLUGINS}={module}, "
                     f"or a package with an entry point in {self.group}")
-        return (f"unknown {self.what} '{name[:80]}'; allowed: {', '.join(self.names())}; or one of your own as "
+        close = difflib.get_close_matches(name, self.names(), 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        return (f"unknown {self.what} '{name[:80]}'{hint}; allowed: {', '.join(self.names())}; or one of your own as "
                 f"package.module:NAME, or registered by a file: `--plugin FILE.py`, {PLUGINS}=FILE.py")
 
 
 STRATEGIES: "Registry[Strategy]" = Registry(
-    "strategy", "kdlib.strategies", "kdlib.strategies",
+    "strategy", "a kdlib.Strategy", lambda value: hasattr(value, "workflow") and hasattr(value, "steps"),
+    "kdlib.strategies", "kdlib.strategies",
     own=lambda module: {module.STRATEGY.name: module.STRATEGY}, code=lambda strategy: strategy.code)
 NETWORKS: "Registry[Network]" = Registry(
-    "network", "kdlib.models", "kdlib.learning.networks",
+    "network", "a function that makes a torch.nn.Module", lambda value: callable(getattr(value, "build", value)),
+    "kdlib.models", "kdlib.learning.networks",
     own=lambda module: module.NETWORKS, code=lambda network: [getattr(network, "build", network)])
 
 _allowed: dict[str, str] = {}  # module -> the plugin, a module or an absolute path of a file, that it was loaded as
+_loading: list[str] = []  # modules of the plugins that are being imported, the innermost last
 _environment: str = ""  # what KDLIB_PLUGINS said when it was last looked at
 
 
@@ -148,9 +175,8 @@ def load(plugin: str) -> None:
     except KdlibError:
         raise
     except Exception as error:  # whatever a user's module raises
-        where = f" ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        raise KdlibError(f"the plugin {plugin} cannot be imported{where}; allowed: a FILE.py, or a module that Python "
-                         "finds, in the working directory too") from error
+        raise KdlibError(f"the plugin {plugin} cannot be imported ({_said(error)}); allowed: a FILE.py, or a module "
+                         "that Python finds, in the working directory too") from error
     file = getattr(module, "__file__", None)
     lone = file and "." not in module.__name__ and not file.endswith("__init__.py")
     _allowed[module.__name__] = str(Path(file).absolute()) if lone else module.__name__
@@ -161,9 +187,13 @@ def load_environment() -> None:
     global _environment
     said = os.environ.get(PLUGINS, "")
     if said != _environment:
-        _environment = said
-        for plugin in filter(None, said.split(os.pathsep)):
-            load(plugin)
+        before, _environment = _environment, said
+        try:
+            for plugin in filter(None, said.split(os.pathsep)):
+                load(plugin)
+        except KdlibError:
+            _environment = before  # or the next call would go on without
+            raise
 
 
 def plugins() -> list[str]:
@@ -171,32 +201,14 @@ def plugins() -> list[str]:
     return list(dict.fromkeys(_allowed.values()))
 
 
-def source(code: Iterable[object]) -> str:
-    """SHA-256 of the files that the functions and classes come from: of a package all its Python files.
-
-    Of what was written into a notebook's cells: the text of these functions and classes and of those that they use, and
-    the plain numbers and words. Raises KdlibError where a part has no text that could be hashed.
-    """
-    found: dict[str, bytes] = {}
-    for one in code:
-        module = inspect.getmodule(one)
-        file = getattr(module, "__file__", None)
-        if module is not None and file:
-            found |= _files(module, Path(file))
-        else:
-            _written(one, found)
-    digest = hashlib.sha256()
-    for name, text in sorted(found.items()):
-        digest.update(f"{name} {hashlib.sha256(text).hexdigest()}\n".encode())
-    return digest.hexdigest()
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
-def _files(module: ModuleType, file: Path) -> dict[str, bytes]:
-    package = sys.modules[module.__name__.partition(".")[0]]
-    if module.__name__ == MAIN or not hasattr(package, "__path__"):
-        return {file.name: file.read_bytes()}
-    return {f"{package.__name__}/{path.relative_to(root).as_posix()}": path.read_bytes()
-            for root in map(Path, package.__path__) for path in root.rglob("*.py")}
+@functools.lru_cache(maxsize=8)
+def _entry_points(group: str, path: tuple[str, ...]) -> list[importlib.metadata.EntryPoint]:
+    """Those that have a name for a part. path: sys.path, as to read all packages' metadata takes milliseconds."""
+    return [entry for entry in importlib.metadata.entry_points(group=group) if NAME.fullmatch(entry.name)]
 
 
 def _written(one: object, found: dict[str, bytes]) -> None:
@@ -241,11 +253,14 @@ def _from_file(path: Path) -> ModuleType:
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
+    _loading.append(path.stem)
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[path.stem]
         raise
+    finally:
+        _loading.pop()
     return module
 
 
@@ -253,4 +268,8 @@ def _by_name(name: str) -> ModuleType:
     here = str(Path.cwd())  # as Python itself has it for `python -c` and in a notebook, but not for a console script
     if here not in sys.path:
         sys.path.append(here)
-    return importlib.import_module(name)
+    _loading.append(name)
+    try:
+        return importlib.import_module(name)
+    finally:
+        _loading.pop()

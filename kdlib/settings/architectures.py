@@ -43,14 +43,17 @@ class Network(NamedTuple):
 
 def network(name: str) -> tuple[Network, tuple[int, ...]]:
     """The network that the architecture `name` is of, and its sizes. Raises KdlibError where there is none."""
-    sized = SIZED.fullmatch(name)
-    known = NETWORKS.names()
-    if sized and name not in known and sized[1] in known:
-        family, sizes = sized[1], tuple(int(size) for size in sized[2][1:].split("-"))
-    else:
-        family, sizes = name, ()
+    family, sizes = sized(name)
     found = NETWORKS.find(family).value
     return found if isinstance(found, Network) else Network(found), sizes
+
+
+def sized(name: str) -> tuple[str, tuple[int, ...]]:
+    """The network's name and the sizes that the architecture's name ends in: `cnn2-128-256` -> cnn2, (128, 256)."""
+    parts, known = SIZED.fullmatch(name), NETWORKS.names()
+    if parts and name not in known and parts[1] in known:
+        return parts[1], tuple(int(size) for size in parts[2][1:].split("-"))
+    return name, ()
 
 
 def expect_architecture(name: str) -> str:

@@ -13,7 +13,7 @@ from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.machine import bf16_pays
 from kdlib.registry import NETWORKS, STRATEGIES
-from kdlib.settings.architectures import LONGEST, ZOO, ZOOS, expect_architecture, network, word
+from kdlib.settings.architectures import LONGEST, ZOO, ZOOS, expect_architecture, network, sized, word
 from kdlib.settings.profiles import OF_ITEMS, PROFILES
 from kdlib.settings.task import Task, TextTask, load_settings, load_task
 from kdlib.toml import one_line
@@ -161,9 +161,7 @@ class Experiment(BaseModel):
     def sources(self) -> dict[str, str]:
         """Name -> SHA-256 of the code, of its strategy and its networks that are not kdlib's own."""
         found = {self.strategy: STRATEGIES.find(self.strategy).source}
-        for name in self.architectures:
-            if name in NETWORKS.names() or ":" in name:
-                found[name] = NETWORKS.find(name).source
+        found |= {name: NETWORKS.find(sized(name)[0]).source for name in self.architectures}
         return {name: source for name, source in found.items() if source}
 
     def entropy(self, round_: int, subject: str, purpose: str) -> int:
@@ -211,7 +209,8 @@ def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | N
     asked: dict[str, Any] = {}
     if isinstance(task, str):
         asked, task = load_settings(task), load_task(task, strategy)
-        if unknown := sorted(set(asked) - _every_setting() - set(kind.model_fields)):
+        others = set(asked) - set(kind.model_fields)
+        if others and (unknown := sorted(others - _every_setting())):
             raise KdlibError(f"task {task.name} asks for settings that no strategy has: {', '.join(unknown)}")
     text = task.items == "text"
     defaults = (asked | defaults | declared.profiles.get(profile, {}) | OF_ITEMS[task.items].get(profile, {})
