@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from faas.local import image, lifecycle
-from kdlib.cli.main import main
+from kdlib.cli.main import Plugged, main, plugged
 
 app = typer.Typer(
-    name="faas", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+    name="faas", cls=Plugged, no_args_is_help=True, add_completion=False, rich_markup_mode=None,
     help="kdlib's Steps as HTTP functions, each client's with its own data.",
 )
+app.callback()(plugged)
 app.command()(lifecycle.up)
 app.command()(lifecycle.down)
 app.command()(image.image)

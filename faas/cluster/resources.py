@@ -123,7 +123,8 @@ def _need(experiment, architecture, own) -> float:
     if experiment.uses_public:
         public = experiment.setting("public_items") or _training_items(experiment.task.public)
     items = own + public + (experiment.test_items or _training_items(experiment.task.private) // 5)
-    data = items * (math.prod(experiment.task.shape) + 8)  # pixels of a byte, and a label
+    number = 4 if experiment.task.items == "other" else 1  # bytes: of a float, of a pixel or a character
+    data = items * (number * math.prod(experiment.task.shape) + 8)  # and a label
     return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)
 
 

@@ -16,6 +16,7 @@ from faas.cluster.values import Values
 from faas.local.supervisor import Command
 from kdlib.errors import KdlibError
 from kdlib.invoke.http import AGGREGATOR
+from kdlib.registry import PLUGINS, load_environment, plugins
 from kdlib.settings.experiment import Experiment
 
 INSIDE = "/store"  # where a container's folders are mounted
@@ -105,8 +106,11 @@ def process(function: Function, place: Place) -> Command:
 
     Its cores are not limited; a Step computes with as many threads as its experiment says.
     """
+    load_environment()
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= {"PYTHONPATH": str(Path(faas.__file__).parents[1]), "HOST": "127.0.0.1", "PORT": str(function.port),
+    path = [str(Path(faas.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # where plugins may lie
+    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), PLUGINS: os.pathsep.join(plugins()),
+                    "HOST": "127.0.0.1", "PORT": str(function.port),
                     **place.environment(function.subject, f"{place.folder}/store")}
     argv = [sys.executable, "-m", "faas.function.server", "--supervised", "--memory", str(function.memory)]
     if place.confined and not place.store:
