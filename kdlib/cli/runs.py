@@ -158,9 +158,13 @@ def strategies():
     from kdlib.registry import STRATEGIES
 
     for name in STRATEGIES.names():
-        found = STRATEGIES.find(name).value
-        about = (inspect.getdoc(found.settings) or "").splitlines()[0]
-        typer.echo(f"{name:12} {found.title:12} {about}")
+        try:
+            found = STRATEGIES.find(name).value
+        except KdlibError as error:  # of somebody's package, which the others need not be hidden for
+            typer.echo(f"{name:12} {error}", err=True)
+        else:
+            about = (inspect.getdoc(found.settings) or " ").splitlines()[0]
+            typer.echo(f"{name:12} {found.title:12} {about}")
 
 
 def tell(the_run, same: bool | None) -> None:

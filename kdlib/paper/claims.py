@@ -49,10 +49,10 @@ class Finding(NamedTuple):
 def made(task: str, profile: str, runs: str | Path) -> list[Run]:
     """All complete runs of a task in the folder `runs` that are the profile's, nothing changed.
 
-    Raises KdlibError where there are none.
+    Of kdlib's own strategies alone: the paper has no others. Raises KdlibError where there are none.
     """
-    found = [one for one in complete(runs)
-             if one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
+    found = [one for one in complete(runs) if not one.experiment.sources
+             and one.experiment.task == load_task(task, one.experiment.strategy) and one.experiment ==
              make_experiment(task, one.experiment.strategy, one.experiment.alpha, one.experiment.seed, profile)]
     if not found:
         raise KdlibError(f"{runs} holds no complete run of {task} in profile {profile}; make them with "

@@ -25,11 +25,12 @@ def compare(runs: Sequence[Run | str | Path], prices: str | Path | Prices = "gcf
     if unfinished := [one for one in made if one.result is None]:
         raise KdlibError(f"{unfinished[0].folder} is not complete; the command that began it finishes it")
     table = prices if isinstance(prices, Prices) else cost.load_prices(prices)
-    settings = pd.DataFrame([_flat(one) for one in made], index=[one.key for one in made])
+    settings = pd.DataFrame([_flat(one) for one in made])
     differ = [name for name in settings if settings[name].map(repr).nunique() > 1]
     reached = [{"accuracy": one.result["accuracy"]} | times.rounds(one)[["modelled", "measured"]].sum().to_dict()
                | {"usd": float(cost.total(one, table, limits))} for one in made]
-    return settings[differ].join(pd.DataFrame(reached, index=settings.index)).rename_axis("run")
+    table = settings[differ].join(pd.DataFrame(reached))
+    return table.set_axis(pd.Index([one.key for one in made], name="run"))  # last: one key may stand there twice
 
 
 def _flat(the_run: Run) -> dict:

@@ -78,7 +78,8 @@ def estimate(experiment: Experiment, prices: Prices, cores: int | None = None, l
     small = probe(experiment, few)
     taken = measure(small, progress)
     strategy = strategy_of(experiment)
-    scaled = {step: work(experiment, step, sizes) / work(small, step, few) for step, _ in taken}
+    scaled = {step: (work(experiment, step, sizes) / work(small, step, few)) if work(small, step, few) else 1.0
+              for step, _ in taken}
     # What the server reads grows with the clients; all others read and write the same objects in any run.
     costs = {(step, of): Cost(cost.seconds * scaled[step], cost.bytes * (1 if of else scaled[step]))
              for (step, of), cost in taken.items()}

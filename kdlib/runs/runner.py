@@ -71,13 +71,17 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
     if not invoker.replays:
         raise KdlibError(f"--again cannot go by {invoker.name}, whose functions do not reach an empty store; "
                          "allowed: inline, ray; or run it by http below another --runs")
+    drawn = sets.prepare(the_run.experiment)
+    if the_run.experiment.key(drawn.hashes) != the_run.key:
+        raise KdlibError(f"run {the_run.key} cannot be repeated here: its data, or the code of its strategy or "
+                         "networks, are others than they were; allowed: those that it was made of")
     with _locked(the_run.folder):
         number = 2
         while list((the_run.folder / "records").glob(f"*-{number}.jsonl")):
             number += 1
         with _beside(the_run.folder / "again") as place:
             store = Store(str(place))
-            deploy(the_run.experiment, sets.prepare(the_run.experiment), store)
+            deploy(the_run.experiment, drawn, store)
             follow(the_run.experiment, store, the_run.records())
             drive(the_run, store, invoker, number, progress, fused)
             wanted = the_run.result["final_bytes"]
@@ -117,6 +121,9 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
 
 def _finish(the_run: Run) -> None:
     last = accuracy_by_architecture(the_run).query(f"round == {the_run.experiment.rounds}")
+    if last.empty:
+        raise KdlibError(f"no Step of {the_run.experiment.strategy} has measured an accuracy in round "
+                         f"{the_run.experiment.rounds}, the last; allowed: a strategy that does")
     per_architecture = dict(zip(last["architecture"], last["accuracy"], strict=True))
     result = {
         "key": the_run.key,

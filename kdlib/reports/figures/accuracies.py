@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from kdlib.reports.figures.style import in_order, looks, mixed
 from kdlib.reports.figures.style import title as called
 from kdlib.reports.figures.tables import over_seeds
+from kdlib.settings.architectures import sized
 
 PUBLISHED = "published (Chadha et al., 2024), dashed"
 
@@ -19,8 +20,8 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     Ours solid, mean over seeds in Student's 95 % interval; the published curve dashed in the same colour behind it.
     """
     architectures = list(dict.fromkeys(table["architecture"]))
-    architectures.sort(key=lambda name: (name.partition("-")[0], [int(number) for number in name.split("-")[1:]]))
-    colours = dict(zip(architectures, sns.color_palette("colorblind"), strict=False))
+    architectures.sort(key=sized)
+    colours = dict(zip(architectures, sns.color_palette("colorblind", len(architectures)), strict=True))
     alphas, strategies = _in_order(table)
     figure, axes = plt.subplots(len(alphas), len(strategies), figsize=(3.4 * len(strategies), 2.9 * len(alphas) + 1.1),
                                 sharex=True, sharey=True, squeeze=False, layout="constrained")

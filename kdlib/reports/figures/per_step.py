@@ -54,7 +54,7 @@ def _panels(table):
 def _bars(axis: Axes, rows: pd.DataFrame, value: str, more: str | None = None) -> None:
     steps, hues = list(dict.fromkeys(rows["step"])), list(dict.fromkeys(rows["hue"]))
     height = 0.8 / len(hues)
-    for index, (hue, shade) in enumerate(zip(hues, sns.color_palette("colorblind"), strict=False)):
+    for index, (hue, shade) in enumerate(zip(hues, sns.color_palette("colorblind", len(hues)), strict=True)):
         cell = rows[rows["hue"] == hue]
         at = [steps.index(step) + (index - (len(hues) - 1) / 2) * height for step in cell["step"]]
         axis.barh(at, cell[value], height, color=shade, label=hue)
