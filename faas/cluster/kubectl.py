@@ -36,7 +36,8 @@ def deploy(deployment: Deployment, ray: bool = False, seconds: int = 600) -> Non
         _kubectl("delete", KIND, *inside, *stale)
     if ray:
         if RAY_FILE not in deployment.manifests:
-            raise KdlibError(f"{deployment.folder} has no RayCluster; allowed: --ray with FedMD, which pre-trains")
+            raise KdlibError(f"{deployment.folder} has no RayCluster; allowed: --ray with a strategy that has "
+                             "Steps of workers")
         _kubectl("apply", "--filename", deployment.folder / RAY_FILE)
     _kubectl("wait", KIND, *inside, "--selector", OURS, "--for", "condition=Ready", f"--timeout={seconds}s",
              patience=seconds + 30)

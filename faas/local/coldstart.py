@@ -19,13 +19,14 @@ from kdlib.errors import KdlibError
 from kdlib.invoke.tokens import token
 from kdlib.learning import client
 from kdlib.machine import machine
-from kdlib.paper.bench.measure import Side, side
+from kdlib.paper.bench.measure import COLD, Side, side
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 
 WARM = 30  # calls
-GOALS = {"process": 2.5, "container": 4.0}  # seconds to the first answer, of a communicate, at most
+FIRST = next(iter(COLD))
+GOALS = {"process": 2.5, "container": 4.0}  # seconds to the first answer, where the first Step is FIRST, at most
 WARM_GOAL = 0.01  # seconds of a warm call beside its Step, at most
 
 
@@ -108,18 +109,18 @@ class _Once(NamedTuple):
 
 
 class _Ground:
-    """A store with the smoke runs of FedMD and FedDF, as far as a client's Steps need them, and one function for it."""
+    """A store with the smoke runs of COLD, as far as a client's Steps need them, and one function for it."""
 
     def __init__(self, folder: Path, docker: bool, image: str):
-        fedmd, feddf = (make_experiment("digits", strategy, 1.0, profile="smoke", rounds=WARM + 1)
-                        for strategy in ("fedmd", "feddf"))
-        place = launch.Place(folder, None, fedmd.client_names, "0" * 64, None, True)
+        experiments = {step: make_experiment("digits", strategy, 1.0, profile="smoke", rounds=WARM + 1)
+                       for step, strategy in COLD.items()}
+        place = launch.Place(folder, None, experiments[FIRST].client_names, "0" * 64, None, True)
         unconfined = lifecycle.lay_out(place, docker)
         if docker:  # before anything is written below
             launch.let_containers_write(place)
-        self.keys = {"communicate": "c" * 16, "train": "f" * 16}
-        for experiment, key in ((fedmd, self.keys["communicate"]), (feddf, self.keys["train"])):
-            store = Store(f"{folder}/store/{{owner}}/{key}")
+        self.keys = {step: f"{number:016}" for number, step in enumerate(COLD)}
+        for step, experiment in experiments.items():
+            store = Store(f"{folder}/store/{{owner}}/{self.keys[step]}")
             runner.deploy(experiment, sets.prepare(experiment), store)
             for round_ in range(WARM + 1):
                 client.save(store, f"client-0000/{round_:03}/weights", client.start(experiment, "client-0000"))
@@ -151,11 +152,11 @@ class _Ground:
     def warm(self) -> list[float]:
         """Seconds of each call of a warm function beside its Step's."""
         with self._running():
-            self._step("communicate", 1)
+            self._step(FIRST, 1)
             beside = []
             for round_ in range(2, WARM + 2):
                 clock = time.perf_counter()
-                work = self._step("communicate", round_)
+                work = self._step(FIRST, round_)
                 beside.append(time.perf_counter() - clock - work)
             return beside
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from kdlib.errors import KdlibError
+from kdlib.paper import published
 from kdlib.reports import cost, figures, times
 from kdlib.settings.experiment import make_experiment
 
@@ -54,9 +55,9 @@ def test_final_table_takes_the_last_round_and_the_seeds(made):
 
 def test_published_curves_are_those_of_the_task_and_feddf_is_a_round_later(tmp_path):
     (tmp_path / "published.csv").write_text(PUBLISHED)
-    table = figures.published(tmp_path / "published.csv", "mnist").set_index("strategy")
+    table = published.curves(tmp_path / "published.csv", "mnist").set_index("strategy")
     assert table["round"].to_dict() == {"fedmd": 0, "feddf": 1}
-    assert figures.published(tmp_path / "published.csv", "digits").empty
+    assert published.curves(tmp_path / "published.csv", "digits").empty
 
 
 def test_find_gives_complete_runs_in_the_order_asked_for(made):
@@ -103,8 +104,8 @@ def texts(smoke, own_texts):
 def test_runs_by_roles_are_drawn_and_told_as_such(texts, tmp_path):
     table = figures.curves(texts)
     assert set(table["alpha"]) == {"roles"} and len(figures.final_table(table)) == 2
-    published = pd.DataFrame(columns=["strategy", "alpha", "model", "round", "accuracy"]).astype({"alpha": float})
-    for figure, titles in ((figures.accuracy(table, published, "title"), ["FedMD, by roles", "FedDF, by roles"]),
+    paper = pd.DataFrame(columns=["strategy", "alpha", "model", "round", "accuracy"]).astype({"alpha": float})
+    for figure, titles in ((figures.accuracy(table, paper, "title"), ["FedMD, by roles", "FedDF, by roles"]),
                            (figures.comparison(table, "title"), ["by roles"])):
         assert [axis.get_title() for axis in figure.axes] == titles
         plt.close(figure)

@@ -15,6 +15,8 @@ from kdlib.machine import machine
 
 TINY = 1 / 16  # the width of quick benches, which show that they run and nothing of speed
 LONG = 60.0  # seconds of a side from which three pairs are enough
+# A client's first Steps whose cold starts are measured, and the strategies that they are of: it predicts, or trains.
+COLD = {"communicate": "fedmd", "train": "feddf"}
 
 
 class Side(BaseModel):

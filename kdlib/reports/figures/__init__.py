@@ -8,11 +8,11 @@ from kdlib.reports.figures.per_step import cost_per_step, time_per_step
 from kdlib.reports.figures.selected import selection
 from kdlib.reports.figures.speedup import speedups
 from kdlib.reports.figures.style import mixed, title
-from kdlib.reports.figures.tables import complete, curves, final_table, find, interval, over_seeds, published
+from kdlib.reports.figures.tables import complete, curves, final_table, find, interval, over_seeds
 from kdlib.reports.figures.timeline import timeline
 from kdlib.reports.figures.tradeoff import tradeoff
 
 __all__ = ["INDEX", "PUBLISHED", "accuracy", "coldstarts", "comparison", "complete", "cost_per_step",
            "curves", "data_distribution", "faults", "final_table", "find", "interval", "keep", "mixed", "note",
-           "over_seeds", "published", "selection", "speedups", "time_per_step", "timeline", "title", "tradeoff",
+           "over_seeds", "selection", "speedups", "time_per_step", "timeline", "title", "tradeoff",
            "windows_per_client"]

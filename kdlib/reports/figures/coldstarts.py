@@ -12,9 +12,10 @@ def coldstarts(table: pd.DataFrame, goals: dict[str, float], title: str) -> Figu
     """Seconds from nothing to a function's first answer, a bar for each place and Step, made of three parts.
 
     table: a row a bar: how (process, container), step, listening, work, answered (medians, in seconds), low, high (of
-    answered). goals: how -> seconds of a first communicate at most, drawn as a line.
+    answered). goals: how -> seconds at most, of the first Step that there is a row of, drawn as a line.
     """
     colours = PARTS | {"the Step itself": sns.color_palette("colorblind")[0]}
+    firsts = {list(table["how"]).index(how) for how in set(table["how"])}
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(table) + 1.4), layout="constrained")
     for row, bar in enumerate(table.itertuples()):
         parts = (bar.listening, bar.work, max(0.0, bar.answered - bar.listening - bar.work))
@@ -26,7 +27,7 @@ def coldstarts(table: pd.DataFrame, goals: dict[str, float], title: str) -> Figu
                       capsize=3)
         axis.annotate(f"{bar.answered:.2f} s", (bar.high, row), (8, 0), textcoords="offset points", va="center",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
-        if bar.step == "communicate":
+        if row in firsts:
             axis.plot(2 * [goals[bar.how]], [row - 0.45, row + 0.45], color="black", linestyle=":",
                       label="at most" if row == 0 else None)
     axis.set(yticks=range(len(table)), yticklabels=[f"{bar.step}\n{bar.how}" for bar in table.itertuples()],

@@ -1,4 +1,4 @@
-"""Runs, and tables of what they reached: curves, intervals over seeds, the published points."""
+"""Runs, and tables of what they reached: curves, and intervals over seeds."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -48,16 +48,6 @@ def curves(runs: Iterable[Run], **labels) -> pd.DataFrame:
     return pd.concat([accuracy_by_architecture(one).assign(strategy=one.experiment.strategy,
                                                            alpha=one.experiment.mix, seed=one.experiment.seed,
                                                            **labels) for one in runs], ignore_index=True)
-
-
-def published(file: str | Path, task: str) -> pd.DataFrame:
-    """The paper's curves of a task: strategy, alpha, model (0-5), round, accuracy; empty where it has none.
-
-    FedDF's published point r is after r + 1 rounds, so it is moved there.
-    """
-    table = pd.read_csv(file, comment="#").query("dataset == @task").copy()
-    table["round"] += table["strategy"] == "feddf"
-    return table
 
 
 def interval(values: Sequence[float]) -> float:
