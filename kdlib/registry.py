@@ -211,35 +211,6 @@ def _entry_points(group: str, path: tuple[str, ...]) -> list[importlib.metadata.
     return [entry for entry in importlib.metadata.entry_points(group=group) if NAME.fullmatch(entry.name)]
 
 
-def _written(one: object, found: dict[str, bytes]) -> None:
-    """Add what `one`, of a module that is no file, consists of, and go on with what it uses of that module."""
-    one = getattr(one, "func", one)  # of functools.partial
-    name = getattr(one, "__qualname__", repr(one))
-    if name in found:
-        return
-    if inspect.isclass(one):
-        found[name] = repr(getattr(one, "model_fields", "")).encode()
-        uses = [*vars(one).values(), *one.__bases__]
-    else:
-        try:
-            found[name] = inspect.getsource(one).encode()  # type: ignore[arg-type]
-        except (OSError, TypeError) as error:
-            raise KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a changed "
-                             "one; allowed: a function or class in a file or a notebook's cell") from error
-        uses = [one.__globals__.get(word) for word in _words(one.__code__)]  # type: ignore[attr-defined]
-        found |= {f"{name} uses": repr([use for use in uses if isinstance(use, PLAIN)]).encode()}
-    for use in uses:
-        if (inspect.isfunction(use) or inspect.isclass(use)) and not getattr(inspect.getmodule(use), "__file__", None) \
-                and use.__module__ == MAIN:
-            _written(use, found)
-
-
-def _words(code: CodeType) -> list[str]:
-    """The names that a function's code looks up, inner functions' among them."""
-    inner = [word for const in code.co_consts if isinstance(const, CodeType) for word in _words(const)]
-    return list(dict.fromkeys([*code.co_names, *inner]))
-
-
 def _from_file(path: Path) -> ModuleType:
     path = path.absolute()
     if not path.is_file():
