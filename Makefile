@@ -1,5 +1,5 @@
-# make reproduce | test | test-long | test-faults | test-containers | test-browser | bench | estimates | lab | notebooks
-# make clean
+# make reproduce | lint | test | test-long | test-faults | test-containers | test-browser | bench | estimates | lab
+# make notebooks | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -13,13 +13,18 @@ BENCHES ?= train predict overhead pretrain distil fused scale
 ESTIMATES ?= mnist cifar shakespeare
 BIN := .venv/bin
 
-.PHONY: reproduce test test-long test-faults test-containers test-browser bench estimates lab notebooks clean
+.PHONY: reproduce lint test test-long test-faults test-containers test-browser bench estimates lab notebooks clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
 
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
 
 LONG = tests/notebooks tests/bench tests/clusters
 APART = $(LONG) tests/faults tests/containers tests/browser

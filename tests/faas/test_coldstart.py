@@ -62,4 +62,3 @@ def test_an_image_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(KdlibError, match="--docker needs Docker's command"):
         coldstart.measure(docker=True)
-
