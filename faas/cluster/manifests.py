@@ -117,15 +117,12 @@ def _ray_cluster(experiment, values) -> dict:
         return {"rayStartParams": options, "template": {"spec": pod}}
 
     ports = [{"name": name, "containerPort": port} for name, port in (("gcs", 6379), ("client", 10001))]
-    return k8s.RayCluster.model_validate({
-        "metadata": {"name": "workers", "namespace": values.namespace, "labels": LABELS},
-        "spec": {"rayVersion": ray.version,
-                 "headGroupSpec": {"rayStartParams": {"num-cpus": "0", "include-dashboard": "false"},
-                                   "template": pod("head", Allotment(1, RAYS_OWN, 1, RAYS_OWN), ports)},
-                 "workerGroupSpecs": [{
-                     "groupName": "workers", "replicas": workers, "minReplicas": workers, "maxReplicas": workers,
-                     "rayStartParams": {"num-cpus": str(ray.cpu)},
-                     "template": pod("worker", Allotment(ray.cpu, memory, ray.cpu, memory))}]}})
+    head = group("head", 1, RAYS_OWN, {"num-cpus": "0", "include-dashboard": "false"}, ports=ports)
+    worker = group("worker", ray.cpu, memory, {"num-cpus": str(ray.cpu)})
+    replicas = dict.fromkeys(("replicas", "minReplicas", "maxReplicas"), workers)
+    return _manifest("ray.io/v1", "RayCluster", "workers", values.namespace) | {"spec": {
+        "rayVersion": ray.version, "headGroupSpec": head,
+        "workerGroupSpecs": [{"groupName": "workers", **replicas, **worker}]}}
 
 
 def _pod(name, image, environment, allotment, values, mounts) -> dict:
