@@ -1,5 +1,8 @@
 """The one exception that a user is meant to read."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class KdlibError(Exception):
     """Something the user can mend, said in one line: what was wrong, and what is allowed.
@@ -18,3 +21,9 @@ class Damaged(KdlibError):
 
 class Unreachable(KdlibError):
     """The store did not answer; it may later."""
+
+
+def meant(name: str, allowed: Iterable[str]) -> str:
+    """For a message: which of the allowed names comes near `name`; empty where none does."""
+    close = difflib.get_close_matches(name, list(allowed), 1)
+    return f" (did you mean {close[0]}?)" if close else ""

@@ -11,7 +11,6 @@ kdlib and installed packages is said by whoever runs the process: by KDLIB_PLUGI
 on the command line or to `kdlib.make_experiment` (see `allow`).
 """
 
-import difflib
 import functools
 import importlib
 import importlib.metadata
@@ -25,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, meant
 from kdlib.source import source
 
 if TYPE_CHECKING:
@@ -136,10 +135,9 @@ class Registry(Generic[T]):
         if REFERENCE.fullmatch(name):
             return (f"the {self.what} {name} is not registered here; allowed: `--plugin {module}`, {PLUGINS}={module}, "
                     f"or a package with an entry point in {self.group}")
-        close = difflib.get_close_matches(name, self.names(), 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        return (f"unknown {self.what} '{name[:80]}'{hint}; allowed: {', '.join(self.names())}; or one of your own as "
-                f"package.module:NAME, or registered by a file: `--plugin FILE.py`, {PLUGINS}=FILE.py")
+        return (f"unknown {self.what} '{name[:80]}'{meant(name[:80], self.names())}; allowed: "
+                f"{', '.join(self.names())}; or one of your own as package.module:NAME, or registered by a file: "
+                f"`--plugin FILE.py`, {PLUGINS}=FILE.py")
 
 
 STRATEGIES: "Registry[Strategy]" = Registry(

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import sys
 import threading
 import uuid
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
+from kdlib import registry
 from kdlib.data import sets
 from kdlib.runs import driver, runner
 from kdlib.settings.experiment import make_experiment
@@ -83,6 +85,30 @@ def own_data(tmp_path, monkeypatch):
         return path
 
     return write
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write NAME.py into an empty working directory; what a test registers or imports from there is gone after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(registry.PLUGINS, raising=False)
+    monkeypatch.setattr(registry, "_allowed", {})
+    monkeypatch.setattr(registry, "_environment", "")
+    for each in (registry.STRATEGIES, registry.NETWORKS):
+        monkeypatch.setattr(each, "_parts", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def write(name, text):
+        path = tmp_path / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    yield write
+    for name, module in list(sys.modules.items()):
+        own = getattr(module, "__dict__", {})
+        if str(tmp_path) in f"{own.get('__file__')} {own.get('__path__')}":
+            del sys.modules[name]
 
 
 OWN_TEXTS = """

@@ -43,8 +43,8 @@ class Network(NamedTuple):
 
 def network(name: str) -> tuple[Network, tuple[int, ...]]:
     """The network that the architecture `name` is of, and its sizes. Raises KdlibError where there is none."""
-    family, sizes = sized(name)
-    found = NETWORKS.find(family).value
+    of, sizes = sized(name)
+    found = NETWORKS.find(of).value
     return found if isinstance(found, Network) else Network(found), sizes
 
 
@@ -58,7 +58,7 @@ def sized(name: str) -> tuple[str, tuple[int, ...]]:
 
 def expect_architecture(name: str) -> str:
     """The name itself. Raises ValueError, or KdlibError where no network here is called so."""
-    if not REFERENCE.fullmatch(name) and word(name) != name:
+    if not REFERENCE.fullmatch(name) and (word(name) != name or sized(name)[0] not in NETWORKS.names()):
         raise ValueError(f"'{name[:40]}' is no architecture; allowed: {forms()}")
     found, sizes = network(name)
     if len(sizes) != found.sizes:
@@ -72,7 +72,7 @@ def forms() -> str:
     """What names may look like, in one line."""
     own = [(name, NETWORKS.find(name).value) for name in NETWORKS.names()]
     said = ", ".join(name + "-N" * getattr(found, "sizes", 0) for name, found in own)
-    return f"{said}, N being filters or units; or package.module:NAME"
+    return f"{said}, N being filters or units; or your own, package.module:NAME, or a plugin's, `--plugin FILE.py`"
 
 
 def word(name: str) -> str:

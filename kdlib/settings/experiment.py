@@ -1,6 +1,5 @@
 """Everything that decides a run's result, in one frozen, validated value."""
 
-import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from kdlib import registry
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, meant
 from kdlib.machine import bf16_pays
 from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.settings.architectures import LONGEST, ZOO, ZOOS, expect_architecture, network, sized, word
@@ -115,6 +114,13 @@ class Experiment(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _no_architecture_has_the_name_of_what_a_round_leaves(self):
+        declared = STRATEGIES.find(self.strategy).value
+        if taken := [name for name in self.architectures if word(name) in (*declared.keeps, *declared.passing)]:
+            raise ValueError(f"architecture {taken[0]} has the name of something else; allowed: another name")
+        return self
+
+    @model_validator(mode="after")
     def _labels_are_there_where_they_are_learnt(self):
         if self.labelled_public and not self.task.labelled_public:
             raise ValueError(f"{self.strategy} learns from labelled public data, which task {self.task.name} has not; "
@@ -159,9 +165,10 @@ class Experiment(BaseModel):
 
     @property
     def sources(self) -> dict[str, str]:
-        """Name -> SHA-256 of the code, of its strategy and its networks that are not kdlib's own."""
-        found = {self.strategy: STRATEGIES.find(self.strategy).source}
-        found |= {name: NETWORKS.find(sized(name)[0]).source for name in self.architectures}
+        """`strategy NAME`, `network NAME` -> SHA-256 of the code, of those that are not kdlib's own."""
+        found = {f"strategy {self.strategy}": STRATEGIES.find(self.strategy).source}
+        for name, _ in map(sized, self.architectures):
+            found[f"network {name}"] = NETWORKS.find(name).source
         return {name: source for name, source in found.items() if source}
 
     def entropy(self, round_: int, subject: str, purpose: str) -> int:
@@ -221,9 +228,7 @@ def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | N
     defaults = {name: value for name, value in defaults.items() if name in own}
     for name in settings:
         if name not in own:
-            close = difflib.get_close_matches(name, own, 1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise KdlibError(f"unknown setting '{name}' for {strategy}{hint}; allowed: {', '.join(own)}")
+            raise KdlibError(f"unknown setting '{name}' for {strategy}{meant(name, own)}; allowed: {', '.join(own)}")
     if task.items not in ZOOS and "architectures" not in defaults | settings:
         raise KdlibError(f"task {task.name} has items of its own kind, for which kdlib has no networks; allowed: "
                          "architectures=[...] with networks of your own, by name or as package.module:NAME")
@@ -256,7 +261,5 @@ def _every_setting() -> set[str]:
 
 def _choose(what: str, name: str, allowed: Mapping[str, Any]) -> Any:
     if name not in allowed:
-        close = difflib.get_close_matches(str(name), allowed, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise KdlibError(f"unknown {what} '{name}'{hint}; allowed: {', '.join(allowed)}")
+        raise KdlibError(f"unknown {what} '{name}'{meant(str(name), allowed)}; allowed: {', '.join(allowed)}")
     return allowed[name]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kdlib import toml
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, meant
 from kdlib.registry import STRATEGIES
 from kdlib.settings.vocabulary import OUTPUTS
 
@@ -195,6 +195,13 @@ class TaskFile(BaseModel):
     def _of_one_kind(self):
         if self.instead and isinstance(self.task, TextTask):
             raise ValueError("instead: a task of texts has the same data for every strategy")
+        return self
+
+    @model_validator(mode="after")
+    def _of_strategies(self):
+        for name in self.instead:
+            if name not in (known := STRATEGIES.names()):
+                raise ValueError(f"instead.{name}: no such strategy{meant(name, known)}; allowed: {', '.join(known)}")
         return self
 
     def of(self, strategy: str | None) -> Task | TextTask:

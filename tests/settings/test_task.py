@@ -1,6 +1,7 @@
 import pytest
 
 from kdlib.errors import KdlibError
+from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import built_in, load_settings, load_task
 
 GOOD = """
@@ -78,14 +79,14 @@ name = "book"
 
 def test_a_task_of_texts_is_told_by_its_window(write):
     found, papers = load_task(write(TEXTS)), load_task("shakespeare", "fedmd")
-    assert found.by_roles and found.shape == (30,) and found.models == "lstm" and found.outputs(True) == 82
+    assert found.by_owners and found.shape == (30,) and found.items == "text" and found.outputs(True) == 82
     assert (found.private.least_test, found.public.step, found.public.items) == (32, 3, 10_000)
     assert (papers.window, papers.private.name, papers.public.name) == (80, "shakespeare", "nietzsche")
-    assert not load_task("digits").by_roles
+    assert not load_task("digits").by_owners and found.vocabulary == 82 and found.labelled_public
 
 
 def test_only_a_strategy_may_follow_the_colon():
-    with pytest.raises(KdlibError, match="'cifar:fedmx' names no strategy after its colon; allowed: fedmd, feddf, "):
+    with pytest.raises(KdlibError, match="'cifar:fedmx' names no strategy after its colon; allowed: alone, fedavg, "):
         load_task("cifar:fedmx")
 
 
@@ -94,14 +95,23 @@ def test_only_a_strategy_may_follow_the_colon():
     (TEXTS.replace("30", "1"), "window: .*greater than or equal to 2"),
     (TEXTS + "shape = [1, 2]", "unknown setting 'public.shape'"),
     (TEXTS + "items = 9", "public.items: .*greater than or equal to 10"),
-    (GOOD + INSTEAD.replace("fedmd", "fedmx"), "instead.fedmx.*: .*'fedmd', 'feddf'"),
+    (GOOD + INSTEAD.replace("fedmd", "fedmx"), r"instead.fedmx: no such strategy \(did you mean fedmd\?\); allowed"),
     (GOOD + INSTEAD.partition("[instead.fedmd.public]")[0], "instead.fedmd.public: field required"),
     (GOOD.replace('name = "own"\nshape', 'shape'), "name: field required"),
     (GOOD.replace("shape", "sahpe"), "shape: field required|unknown setting 'sahpe'"),
-    (GOOD.replace("[10, 12, 3]", "[10]"), "shape: .*at least 2"),
+    (GOOD.replace("[10, 12, 3]", "[]"), "shape: .*at least 1"),
+    (GOOD.replace("[10, 12, 3]", "[10]"), r"shape \[10\] is none of items image; allowed: \[height, width\] or "),
+    (GOOD.replace("[10, 12, 3]", "[10, 12, 3, 2]"), r"shape \[10, 12, 3, 2\] is none of items image"),
+    (GOOD.replace("[10, 12, 3]", "[10, 513]"), r"shape \[10, 513\] is none of items image; .* each up to 512"),
+    (GOOD.replace("shape", "items = 'sound'\nshape"), "items: .*'image', 'text' or 'other', not 'sound'"),
+    (GOOD.replace("shape", "items = 'text'\nvocabulary = 9\nshape"), r"shape \[10, 12, 3\] is none of items text"),
+    (GOOD.replace("[10, 12, 3]", "[10]\nitems = 'text'"), "a text has a vocabulary, anything else has none; allowed: "),
+    (GOOD.replace("shape", "vocabulary = 9\nshape"), "a text has a vocabulary, anything else has none; allowed: "),
+    (GOOD.replace("shape", "shared = 'roles'\nshape"), "shared: .*'dirichlet' or 'owners', not 'roles'"),
+    (GOOD.replace("[1]", "[]"), r"classes all of own are both private and public"),
     (GOOD.replace("[10, 12, 3]", "[0, 12]"), "shape.0: .*greater than or equal to 1"),
     (GOOD.replace("[2, 0]", "[2, 2]"), "named twice"),
-    (GOOD.replace("[2, 0]", "[]"), "private.classes: .*at least 1"),
+    (GOOD.replace("[2, 0]", "[]"), "private own has no classes; allowed: at least one"),
     (GOOD.replace("[2, 0]", "[-1]"), "private.classes.0: .*greater than or equal to 0"),
     (GOOD.replace("[2, 0]", "[1]"), r"classes \[1\] of own are both private and public"),
     (GOOD.replace('"own"', '"../own"'), "pattern"),
@@ -129,3 +139,40 @@ def test_a_folder_is_no_task(tmp_path):
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(KdlibError, match="cannot read the task file"):
         load_task(str(tmp_path / "folder.toml"))
+
+
+OTHER = """
+name = "own"
+items = "other"
+shape = [6]
+shared = "owners"
+least_train = 5
+[private]
+name = "waves"
+classes = [0, 1, 2]
+[public]
+name = "more-waves"
+"""
+
+
+def test_items_may_be_of_another_kind_with_owners_and_unlabelled_public_data(write):
+    found = load_task(write(OTHER))
+    assert (found.items, found.shape, found.vocabulary) == ("other", (6,), None)
+    assert found.by_owners and not found.labelled_public and found.outputs(True) == found.outputs(False) == 3
+    assert found.summary == ("private waves, 3 classes, by owners; public more-waves, unlabelled; items [6]")
+    text = load_task(write(OTHER.replace('"other"', '"text"\nvocabulary = 50')))
+    assert (text.items, text.vocabulary, text.shape) == ("text", 50, (6,))
+
+
+def test_what_learns_public_labels_takes_no_unlabelled_public_data(write):
+    path = write(GOOD.partition("[public]")[0].replace("10, 12", "28, 28") + '[public]\nname = "other"\n')
+    with pytest.raises(KdlibError, match="fedmd learns from labelled public data, which task own has not; allowed: a "
+                                         "public source with classes, or another strategy"):
+        make_experiment(path, "fedmd")
+    assert make_experiment(path, "feddf").classes == 2
+
+
+def test_items_of_ones_own_kind_need_networks_of_ones_own(write):
+    with pytest.raises(KdlibError, match="task own has items of its own kind, for which kdlib has no networks; "
+                                         r"allowed: architectures=\[\.\.\.\] with networks of your own"):
+        make_experiment(write(OTHER), "feddf")
