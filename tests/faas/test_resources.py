@@ -8,6 +8,7 @@ import pytest
 from faas.cluster.resources import aggregator_allotment, client_allotment, footprint, worker_memory
 from faas.cluster.values import Most, load_values
 from kdlib.errors import KdlibError
+from kdlib.learning.models import work
 from kdlib.settings.architectures import ZOO
 from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import built_in, load_task
@@ -20,8 +21,8 @@ import re, sys
 from pathlib import Path
 import jwt, starlette.applications, uvicorn
 import kdlib.store.s3
+from kdlib.invoke.perform import perform
 from kdlib.invoke.steps import Step
-from kdlib.strategies.perform import perform
 from kdlib.runs.run import load
 run = load(sys.argv[1])
 for step in sys.argv[3:]:
@@ -41,9 +42,10 @@ def peak(folder, subject, *steps):
 
 def test_a_footprint_is_the_models():
     # By hand, of 28 x 28: every output of a convolution takes its kernel times the input channels; then the last layer.
-    found = footprint(make_experiment("digits", "alone", 1, profile="paper"), "cnn2-128-256")
+    experiment = make_experiment("digits", "alone", 1, profile="paper")
+    found = footprint(experiment, "cnn2-128-256")
     first, second, classes = 28**2 * 128, 13**2 * 256, 6
-    assert found.work == first * 9 + second * 128 * 9 + second * classes
+    assert work(experiment, "cnn2-128-256") == first * 9 + second * 128 * 9 + second * classes
     assert found.weights == 4 * (128 * 10 + 256 * (128 * 9 + 1) + 4 * (128 + 256) + second * classes) + 2 * 8
 
 
@@ -51,7 +53,7 @@ def test_a_footprint_is_the_models():
 @pytest.mark.parametrize("profile", ["smoke", "laptop", "paper"])
 def test_more_work_never_gets_less(strategy, profile):
     experiment = make_experiment("mnist", strategy, 1, profile=profile)
-    by_work = sorted(experiment.architectures, key=lambda name: footprint(experiment, name).work)
+    by_work = sorted(experiment.architectures, key=lambda name: work(experiment, name))
     found = [client_allotment(experiment, name, VALUES.client) for name in by_work]
     assert [one.cpu for one in found] == sorted(one.cpu for one in found) and found[0].cpu < found[-1].cpu
     assert [one.most_cpu for one in found] == sorted(one.most_cpu for one in found)
@@ -62,7 +64,7 @@ def test_more_work_never_gets_less(strategy, profile):
 
 @pytest.mark.parametrize("task", built_in())
 def test_every_built_in_task_has_sizes_within_the_papers(task):
-    alpha = None if getattr(load_task(task), "by_roles", False) else 1
+    alpha = None if load_task(task).by_owners else 1
     experiment = make_experiment(task, "fedmd", alpha, profile="paper")
     for index in range(len(experiment.architectures)):
         given = client_allotment(experiment, f"client-{index:04}", VALUES.client)

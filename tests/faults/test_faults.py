@@ -11,11 +11,10 @@ import pytest
 import torch
 from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
 
-from faas.function.instance import Anybody
 from functions import tiny
 from kdlib.invoke.steps import Step
+from kdlib.invoke.strategy import everybody, strategy_of
 from kdlib.learning.client import mean
-from kdlib.strategies.perform import STRATEGIES
 
 COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
 SEED = int(os.environ.get("KDLIB_FAULT_SEED", "0"))
@@ -74,7 +73,8 @@ def plans(count: int, seed: str):
     rng.shuffle(deck)
     while deck:
         strategy = rng.choice(sorted(EXPERIMENTS))
-        stages = list(STRATEGIES[strategy].workflow(EXPERIMENTS[strategy], Anybody(EXPERIMENTS[strategy])))
+        experiment = EXPERIMENTS[strategy]
+        stages = list(strategy_of(experiment).stages(experiment, everybody(experiment)))
         faults = []
         for kind in [deck.pop() for _ in range(min(A_RUN, len(deck)))]:
             stage = rng.choice([stage for stage in stages if _can(kind, stage)])
