@@ -2,7 +2,7 @@ import pytest
 
 from kdlib.errors import KdlibError
 from kdlib.registry import NETWORKS
-from kdlib.settings.architectures import TEXT_ZOO, ZOO, Network, expect_architecture, family, forms, network, word
+from kdlib.settings.architectures import TEXT_ZOO, ZOO, Network, expect_architecture, forms, network, sized, word
 from kdlib.settings.experiment import make_experiment
 from kdlib.store import names
 
@@ -16,7 +16,7 @@ def build(task, classes, width, generator, *sizes):
     ("resnet8", "resnet8", ()), ("transformer2-32", "transformer2", (32,)),
 ])
 def test_a_name_is_a_network_and_its_sizes(name, of, sizes):
-    assert family(name) == (of, sizes)
+    assert sized(name) == (of, sizes)
     found, numbers = network(name)
     assert found is NETWORKS.find(of).value and numbers == sizes and found.sizes == len(sizes)
     assert expect_architecture(name) == name
@@ -43,7 +43,7 @@ def test_what_is_no_architecture_is_refused_with_the_forms(name):
 def test_a_name_of_ones_own_may_have_sizes_or_end_in_a_number(plugin):
     NETWORKS.register("deep", Network(build, "image", 1))
     NETWORKS.register("deep-2", Network(build, "image"))
-    assert family("deep-3") == ("deep", (3,)) and family("deep-2") == ("deep-2", ())
+    assert sized("deep-3") == ("deep", (3,)) and sized("deep-2") == ("deep-2", ())
     assert expect_architecture("deep-2") == "deep-2"
     with pytest.raises(ValueError, match=r"'deep' is no architecture; allowed: .*deep-N, deep-2"):
         expect_architecture("deep")
