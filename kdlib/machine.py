@@ -48,6 +48,21 @@ def hardware() -> str:
     return f"{here['cpu']}, {here['cores']} cores, {here['memory']} GiB"
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Bytes that are free on this machine, or in this container where it may have less."""
+    free = [int(line.split()[1]) * 1024 for line in _lines("/proc/meminfo") if line.startswith("MemAvailable:")]
+    free += [int(most[0]) - int(used[0]) for most, used in (
+        (_lines("/sys/fs/cgroup/memory.max"), _lines("/sys/fs/cgroup/memory.current")),
+        (_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes"), _lines("/sys/fs/cgroup/memory/memory.usage_in_bytes")))
+        if most and used and most[0].isdigit()]
+    return min(free, default=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
 def peak_memory() -> int:
     """Bytes that this process has held at most.
 

@@ -78,7 +78,7 @@ class Record(BaseModel):
     bytes_out: int
     peak_memory: int
     threads: int
-    backend: Literal["inline", "ray", "http"]
+    backend: Literal["inline", "processes", "ray", "http"]
     parts: tuple[Part, ...]
 
     @property
