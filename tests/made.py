@@ -1,7 +1,23 @@
-"""Records and runs made by hand, with times that a test can add up on paper."""
+"""Tasks, networks, records and runs made by hand, with sizes and times that a test can add up on paper."""
+
+import torch
 
 from kdlib.invoke.steps import Part, Record
 from kdlib.runs.run import Run
+from kdlib.settings.architectures import network
+from kdlib.settings.task import Source, Task
+
+
+def task(shape, **other):
+    """A Task of items of that shape: three private classes, unlabelled public data."""
+    private, public = Source(name="own", classes=(0, 1, 2)), Source(name="public")
+    return Task(name="own", shape=shape, private=private, public=public, **other)
+
+
+def net(architecture, of_task, classes=10, width=1.0, seed=0):
+    """A network as kdlib builds it, without an Experiment."""
+    found, sizes = network(architecture)
+    return found.build(of_task, classes, width, torch.Generator().manual_seed(seed), *sizes)
 
 
 def record(step, subject, seconds, round_=1, metrics=None, **other):

@@ -1,5 +1,6 @@
 """Strategies and networks by name: found where they are allowed, refused in one line where not, and never imported."""
 
+import functools
 import importlib.metadata
 import os
 import sys
@@ -17,7 +18,7 @@ from kdlib.registry import NETWORKS
 from kdlib.settings.architectures import Network
 
 def flat(task, classes, width, generator, *units):
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(classes))
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, classes))
 
 FLAT = Network(flat, "image")
 """
@@ -82,7 +83,8 @@ def test_kdlibs_own_names_are_taken(plugin):
     assert STRATEGIES.find("fedmd").value.name == "fedmd"
 
 
-@pytest.mark.parametrize("value", [5, "alone", registry.T, make_experiment], ids=str)
+@pytest.mark.parametrize("value", [5, "alone", registry.T, make_experiment],
+                         ids=["number", "name", "object", "function"])
 def test_what_is_no_strategy_cannot_be_registered(value, plugin):
     with pytest.raises(KdlibError, match="mine is no strategy, but .*; allowed: a kdlib.Strategy") as error:
         STRATEGIES.register("mine", value)
@@ -252,3 +254,38 @@ def test_what_has_no_text_cannot_be_told_from_a_changed_one(plugin):
                                          "or class in a file or a notebook's cell") as error:
         NETWORKS.register("mine", scope["build"])
     refused(error)
+
+
+BOUND = """
+import functools
+from kdlib.learning.networks.cnn import BLOCKS, cnn
+from kdlib.registry import NETWORKS
+from kdlib.settings.architectures import Network
+
+NETWORKS.register("bound", Network(functools.partial(cnn, BLOCKS["cnn2"]), "image", 2))
+"""
+
+
+def test_of_a_partial_what_is_bound_counts_and_kdlibs_own_code_does_not(plugin):
+    reloaded(plugin("nets", BOUND))
+    first = NETWORKS.find("bound").source
+    reloaded(plugin("nets", "# the same network\n" + BOUND))
+    assert NETWORKS.find("bound").source == first
+    reloaded(plugin("nets", BOUND.replace('["cnn2"]', '["cnn2"][:1]')))
+    assert NETWORKS.find("bound").source != first
+    reloaded(plugin("nets", NETWORK + 'import functools\nNETWORKS.register("bound", functools.partial(flat, 1))\n'))
+    before = NETWORKS.find("bound").source
+    reloaded(plugin("nets", NETWORK + 'import functools\nNETWORKS.register("bound", functools.partial(flat, 1)) #\n'))
+    assert NETWORKS.find("bound").source not in (first, before)
+
+
+class Builder:
+    def __call__(self, task, classes, width, generator):
+        return None
+
+
+@pytest.mark.parametrize("build", [Builder(), functools.partial(Builder, print, Builder()), print],
+                         ids=["object", "bound to an object", "built in"])
+def test_what_is_neither_a_function_nor_a_class_of_a_file_is_refused(build, plugin):
+    with pytest.raises(KdlibError, match="is not to be had, so a run's key could not tell it from a changed one"):
+        NETWORKS.register("mine", build)

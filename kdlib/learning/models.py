@@ -35,22 +35,27 @@ def start(experiment: Experiment, subject: str) -> nn.Module:
 
 def expect_fit(experiment: Experiment) -> None:
     """Build each architecture and try it on two items. Raises KdlibError where one does not fit the task."""
-    wanted = (2, experiment.classes)
     for name in experiment.architectures:
-        model = start(experiment, name).eval()
-        try:
-            with torch.no_grad():
-                logits = model(inputs(experiment, blank(experiment, 2)))
-        except Exception as error:  # whatever somebody's network raises
-            raise _unfit(experiment, name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != wanted or not logits.is_floating_point():
-            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise _unfit(experiment, name, f"of two items it makes {shape}, not logits {list(wanted)}")
+        model = start(experiment, name)
+        for training in (False, True):  # some networks answer another way while they train
+            _expect_logits(experiment, name, model.train(training))
         try:
             safetensors.torch.save({key: tensor.contiguous() for key, tensor in model.state_dict().items()})
-        except (RuntimeError, ValueError) as error:  # tensors that share memory
+        except Exception as error:  # tensors that share memory, or a state that is no tensor
             raise _unfit(experiment, name, f"its weights cannot be stored: {' '.join(str(error).split())[:160]}") \
                 from error
+
+
+def _expect_logits(experiment: Experiment, name: str, model: nn.Module) -> None:
+    wanted = [2, experiment.classes]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            logits = model(inputs(experiment, blank(experiment, 2)))
+    except Exception as error:  # whatever somebody's network raises
+        raise _unfit(experiment, name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(logits, Tensor) or list(logits.shape) != wanted or not logits.is_floating_point():
+        found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+        raise _unfit(experiment, name, f"of two items it makes {found}, not logits {wanted}")
 
 
 def blank(experiment: Experiment, count: int) -> Tensor:
@@ -101,14 +106,19 @@ def _built(experiment: Experiment, architecture: str) -> nn.Module:
             raise _unfit(experiment, architecture, said) from error
     if not isinstance(model, nn.Module):
         raise _unfit(experiment, architecture, f"it makes a {type(model).__name__}; it must make a torch.nn.Module")
+    if any(map(nn.parameter.is_lazy, model.parameters())):  # it would be made at the first batch, with other numbers
+        raise _unfit(experiment, architecture, "it has a lazy layer; allowed: layers of sizes that the task gives")
     return model
 
 
 def _made(experiment: Experiment, found: Network, sizes: tuple[int, ...], generator: torch.Generator) -> Any:
     arguments = (experiment.task, experiment.classes, experiment.width, generator, *sizes)
     try:
-        inspect.signature(found.build).bind(*arguments)
-    except (TypeError, ValueError):  # the convention of torchvision and timm
+        signature = inspect.signature(found.build)
+        signature.bind(*arguments)
+    except (TypeError, ValueError):
+        signature = None
+    if signature is None or "num_classes" in signature.parameters:  # the convention of torchvision and timm
         return found.build(num_classes=experiment.classes)
     return found.build(*arguments)
 

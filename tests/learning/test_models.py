@@ -1,195 +1,185 @@
-import math
+"""Models of an Experiment: their start, and what is refused before anything is trained."""
 
-import numpy as np
 import pytest
 import torch
 
 from kdlib.errors import KdlibError
-from kdlib.learning.models import Dropout, build
-from kdlib.settings.architectures import ZOO
-
-GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-
-# By hand from PAPER's table: the side of the square after each convolution and pool.
-# cnn2: same 1, pool same 1, valid 3/2.  cnn3: the first two, valid 2/2, pool 2/2, valid 3/2.
-# cnn4: the first two, then convolution 2/2, pool 2/2 twice, and 3/2, all same.
-SIDES = {
-    ("cnn2", 28): [28, 28, 13], ("cnn2", 32): [32, 32, 15],
-    ("cnn3", 28): [28, 28, 14, 7, 3], ("cnn3", 32): [32, 32, 16, 8, 3],
-    ("cnn4", 28): [28, 28, 14, 7, 4, 2, 1], ("cnn4", 32): [32, 32, 16, 8, 4, 2, 1],
-}
-KERNELS = {"cnn2": (3, 3), "cnn3": (3, 2, 3), "cnn4": (3, 2, 2, 3)}
+from kdlib.learning.models import blank, expect_fit, penalty, start, work
+from kdlib.registry import NETWORKS
+from kdlib.settings.experiment import make_experiment
+from made import task
 
 
-@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
-@pytest.mark.parametrize("architecture", ZOO)
-def test_sizes_are_those_worked_out_by_hand(architecture, image):
-    model, sides = build(architecture, image, 10, width=0.0625).eval(), []
-    for layer in model.blocks:
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
-            layer.register_forward_hook(lambda _, __, output: sides.append(output.shape[2:]))
-    assert model(torch.zeros(2, *image)).shape == (2, 10)
-    assert sides == [(side, side) for side in SIDES[architecture[:4], image[1]]]
+@pytest.fixture(scope="module")
+def experiment():
+    return make_experiment("digits", "feddf", 1.0, profile="smoke")
 
 
-@pytest.mark.parametrize("image", [GREY, COLOUR], ids=["grey", "colour"])
-@pytest.mark.parametrize("architecture", ZOO)
-def test_parameters_are_those_counted_by_hand(architecture, image):
-    kind, *filters = architecture.split("-")
-    filters = list(map(int, filters))
-    # A kernel and a bias a filter, then batch norm's gamma and beta; the linear layer has no bias.
-    expected = sum(kernel**2 * before * after + after + 2 * after for kernel, before, after in
-                   zip(KERNELS[kind], [image[0], *filters], filters, strict=False))
-    expected += SIDES[kind, image[1]][-1] ** 2 * filters[-1] * 36
-    model = build(architecture, image, 36)
-    assert sum(parameter.numel() for parameter in model.parameters()) == expected
-    assert model.linear.bias is None
+def test_a_start_is_the_architectures_and_leaves_the_global_generator_alone(experiment):
+    first, _, third = experiment.architectures
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    weights = [start(experiment, subject).linear.weight for subject in (first, "client-0000", "client-0003")]
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(weights[0], other) for other in weights[1:])
+    other_seed = start(experiment.model_copy(update={"seed": 1}), first).linear.weight
+    assert not torch.equal(other_seed, weights[0])
+    assert start(experiment, third).linear.weight.shape != weights[0].shape
 
 
-def test_the_two_layer_model_counted_digit_by_digit():
-    # 3*3*1*128 + 128, 2*128;  3*3*128*256 + 256, 2*256;  13*13*256*10.
-    assert sum(p.numel() for p in build("cnn2-128-256", GREY, 10).parameters()) == 1280 + 256 + 295168 + 512 + 432640
+@pytest.mark.parametrize("architecture", ["cnn2-8-8", "resnet8"])
+def test_every_batch_norm_has_the_experiments_momentum(architecture, experiment):
+    for momentum in (0.3, 0.01):
+        model = start(experiment.model_copy(update={"architectures": (architecture,), "batch_norm_momentum": momentum}),
+                      architecture)
+        norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+        assert len(norms) > 1 and {layer.momentum for layer in norms} == {momentum}
 
 
-@pytest.mark.parametrize(("width", "filters"), [(1.0, [64, 128, 256]), (0.125, [8, 16, 32]), (0.001, [1, 1, 1])])
-def test_width_scales_every_layer(width, filters):
-    model = build("cnn3-64-128-256", GREY, 10, width=width)
-    assert [layer.out_channels for layer in model.blocks if isinstance(layer, torch.nn.Conv2d)] == filters
+def test_a_penalty_is_the_networks_own_or_none(experiment):
+    model = start(experiment, "client-0000")
+    assert torch.equal(penalty(model), model.penalty()) and penalty(torch.nn.Linear(2, 3)) == 0.0
 
 
-@pytest.mark.parametrize(("architecture", "side", "window"), [
-    ("cnn2-8-8", 2, "3 x 3 window meets 2 x 2"),
-    ("cnn3-8-8-8", 1, "2 x 2 window meets 1 x 1"),
-    ("cnn3-8-8-8", 11, "3 x 3 window meets 2 x 2"),
+@pytest.mark.parametrize(("items", "shape", "dtype"), [("image", (4, 5), torch.uint8), ("text", (7,), torch.int64),
+                                                       ("other", (2, 2, 2), torch.float32)])
+def test_blank_items_are_of_the_tasks_kind(items, shape, dtype, experiment):
+    own = task(shape, items=items, vocabulary=9 if items == "text" else None)
+    found = blank(experiment.model_copy(update={"task": own}), 3)
+    assert found.dtype == dtype and found.shape == (3, *shape) and not found.any()
+
+
+@pytest.mark.parametrize(("of_task", "architectures"), [
+    ("digits", ("cnn2-8-8", "cnn3-8-8-8", "cnn4-8-8-8-8", "resnet8", "resnet20")),
+    ("shakespeare", ("lstm1-8", "lstm2-8", "transformer2-8")),
 ])
-def test_an_image_too_small_is_refused(architecture, side, window):
-    says = f"{architecture} cannot take images of {side} x {side}: a {window}; allowed"
-    with pytest.raises(KdlibError, match=says) as error:
-        build(architecture, (1, side, side), 10)
-    assert "\n" not in str(error.value)
+def test_kdlibs_own_fit_and_nothing_is_drawn_for_it(of_task, architectures):
+    made = make_experiment(of_task, "alone", profile="smoke", clients=6, architectures=architectures)
+    state = torch.random.get_rng_state()
+    expect_fit(made)
+    assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("architecture", "side"), [("cnn2-8-8", 3), ("cnn3-8-8-8", 12), ("cnn4-8-8-8-8", 1)])
-def test_the_smallest_image_is_taken(architecture, side):
-    assert build(architecture, (1, side, side), 10).eval()(torch.zeros(1, 1, side, side)).shape == (1, 10)
+def test_an_image_too_small_is_refused():
+    small = task((2, 2))
+    made = make_experiment(small, "alone", profile="smoke", architectures=["cnn2-8-8"])
+    with pytest.raises(KdlibError, match=r"architecture cnn2-8-8 does not fit task own \(items \[2, 2\], 3 classes\): "
+                                         "images of 2 x 2 are too small: a 3 x 3 window meets 2 x 2; allowed: larger"):
+        expect_fit(made)
 
 
-def windows(x, kernel, stride, average):
-    """TensorFlow's `same` on (channels, n, n): the odd pixel of padding comes last; NaN outside the image."""
-    n = x.shape[1]
-    out = math.ceil(n / stride)
-    total = max((out - 1) * stride + kernel - n, 0)
-    around = (total // 2, total - total // 2)
-    padded = np.pad(x, ((0, 0), around, around), constant_values=np.nan if average else 0)
-    return np.stack([[padded[:, i * stride : i * stride + kernel, j * stride : j * stride + kernel] for j in range(out)]
-                     for i in range(out)])
+NETS = """
+import torch
+from torch import nn
 
+def flat(classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, classes))
 
-@pytest.mark.parametrize("side", [6, 7, 8, 9])
-def test_same_padding_and_pools_are_those_of_keras(side):
-    """The four-layer model without batch norm's and ReLU's work, layer for layer, against NumPy."""
-    model = build("cnn4-3-4-2-5", (2, side, side), 10).eval()
-    x = np.random.default_rng(side).normal(size=(2, side, side))
-    seen, expected = [], []
-    for layer in model.blocks:
-        if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.ReLU):
-            layer.forward = lambda given: given
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
-            layer.register_forward_hook(lambda _, __, output: seen.append(output[0].detach().numpy()))
-    kernels = iter([(3, 1), (2, 2), (2, 2), (3, 2)])
-    pools = iter([(2, 1), (2, 2), (2, 2)])
-    model(torch.from_numpy(x[None]).float())
-    for layer in model.blocks:
-        if isinstance(layer, torch.nn.Conv2d):
-            cut = windows(x, *next(kernels), average=False)
-            bias = layer.bias.detach().numpy()[:, None, None]
-            x = np.einsum("ijcab,ocab->oij", cut, layer.weight.detach().numpy()) + bias
-            expected.append(x)
-        elif isinstance(layer, torch.nn.AvgPool2d):
-            x = np.nanmean(windows(x, *next(pools), average=True), axis=(3, 4)).transpose(2, 0, 1)
-            expected.append(x)
-    assert len(seen) == len(expected) == 7
-    for found, wanted in zip(seen, expected, strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+def few(task, classes, width, generator):
+    return flat(classes - 1)
 
+def maps(task, classes, width, generator):
+    return nn.Identity()
 
-def test_a_block_is_convolution_batch_norm_relu_dropout_pool():
-    names = [type(layer).__name__ for layer in build("cnn3-8-8-8", GREY, 10).blocks]
-    order = [name for name in names if "Pad" not in name]
-    block = ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"]
-    assert order == [*block, "AvgPool2d", *block, "AvgPool2d", *block]
+def numbers(task, classes, width, generator):
+    class Numbers(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x).argmax(1, keepdim=True).expand(-1, classes)
+    return Numbers(*flat(classes))
 
+def unbuilt(task, classes, width, generator):
+    raise RuntimeError("no\\nmemory  for it")
 
-def test_batch_norm_has_keras_epsilon_and_the_given_momentum():
-    norms = [layer for layer in build("cnn2-8-8", GREY, 10, batch_norm_momentum=0.3).blocks
-             if isinstance(layer, torch.nn.BatchNorm2d)]
-    assert {(layer.eps, layer.momentum) for layer in norms} == {(1e-3, 0.3)} and len(norms) == 2
-    assert {layer.momentum for layer in build("cnn2-8-8", GREY, 10).blocks if hasattr(layer, "momentum")} == {0.01}
+def unread(task, classes, width, generator):
+    return nn.Sequential(nn.Linear(5, classes))
 
+def nothing(task, classes, width, generator):
+    return None
 
-def test_weights_start_glorot_uniform_and_biases_at_zero():
-    torch.manual_seed(0)
-    model = build("cnn2-64-128", GREY, 10)
-    second = next(layer for layer in model.blocks if getattr(layer, "out_channels", 0) == 128)
-    for weight, fans in ((second.weight, 9 * 64 + 9 * 128), (model.linear.weight, 13 * 13 * 128 + 10)):
-        bound = math.sqrt(6 / fans)
-        assert 0.98 * bound < weight.abs().max() <= bound
-        assert float(weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
-    assert all((layer.bias == 0).all() for layer in model.blocks if isinstance(layer, torch.nn.Conv2d))
+def factory(classes, more):
+    return flat(classes)
 
+def lazy(task, classes, width, generator):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
-def test_penalty_is_a_thousandth_of_the_last_layers_squares():
-    model = build("cnn2-8-8", GREY, 10)
+class Aided(nn.Module):
+    def __init__(self, num_classes=1000):
+        super().__init__()
+        self.flat = flat(num_classes)
+
+    def forward(self, x):
+        return (self.flat(x), self.flat(x)) if self.training else self.flat(x)
+
+class Tied(nn.Module):
+    def __init__(self, num_classes=1000):
+        super().__init__()
+        self.flat = flat(num_classes)
+        self.again = self.flat[1]
+
+    def forward(self, x):
+        return self.flat(x)
+
+class Counting(Tied):
+    def state_dict(self, *arguments, **options):
+        return {"calls": 5}
+
+def like_torchvision(*, weights=None, progress=True, **kwargs):
+    return flat(**{"classes": kwargs["num_classes"]})
+
+def like_a_class(num_classes=1000, a=1, b=2, c=3, d=4):
+    assert (a, b, c, d) == (1, 2, 3, 4)
+    return flat(num_classes)
+
+def noisy(num_classes):
+    made = flat(num_classes)
     with torch.no_grad():
-        model.linear.weight.fill_(2.0)
-    assert float(model.penalty()) == pytest.approx(1e-3 * 4 * 13 * 13 * 8 * 10)
-    model.penalty().backward()
-    assert [name for name, parameter in model.named_parameters() if parameter.grad is not None] == ["linear.weight"]
+        made[1].weight.add_(torch.rand_like(made[1].weight))
+    return made
+"""
 
 
-CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
+def of_nets(plugin, name, **settings):
+    plugin("nets", NETS)
+    return make_experiment("digits", "feddf", profile="smoke", architectures=[f"nets:{name}"], **settings)
 
 
-@pytest.mark.parametrize(("shape", "memory"), [
-    ((8, 4, 10, 10), CONTIGUOUS), ((8, 4, 10, 10), LAST), ((3, 3, 5, 5), CONTIGUOUS), ((3, 3, 5, 5), LAST),
-    ((7, 13), CONTIGUOUS), ((1, 1, 1, 1), LAST),
+@pytest.mark.parametrize(("name", "says"), [
+    ("few", r"of two items it makes torch\.float32 \[2, 5\], not logits \[2, 6\]"),
+    ("maps", r"of two items it makes torch\.float32 \[2, 1, 28, 28\], not logits \[2, 6\]"),
+    ("numbers", r"of two items it makes torch\.int64 \[2, 6\], not logits \[2, 6\]"),
+    ("Aided", r"of two items it makes a tuple, not logits \[2, 6\]"),
+    ("unbuilt", "RuntimeError: no memory for it"),
+    ("unread", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+    ("nothing", r"it makes a NoneType; it must make a torch\.nn\.Module"),
+    ("factory", "TypeError: factory.. got an unexpected keyword argument 'num_classes'"),
+    ("lazy", "it has a lazy layer; allowed: layers of sizes that the task gives"),
+    ("Tied", "its weights cannot be stored: .*share memory"),
+    ("Counting", "its weights cannot be stored: 'int' object has no attribute 'contiguous'"),
 ])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_dropout_drops_or_scales_and_so_does_its_gradient(dtype, shape, memory):
-    torch.manual_seed(0)
-    x = (torch.rand(shape) + 1).to(dtype).to(memory_format=memory).requires_grad_()
-    y = Dropout()(x)
-    y.sum().backward()
-    kept = y.detach() != 0
-    assert y.dtype == x.grad.dtype == dtype
-    torch.testing.assert_close(y.detach(), torch.where(kept, x.detach() * 1.25, 0.0), rtol=1e-5, atol=0)
-    torch.testing.assert_close(x.grad, torch.where(kept, 1.25, 0.0).to(dtype), rtol=1e-5, atol=0)
-    assert y.is_contiguous(memory_format=memory)
+def test_a_network_that_does_not_fit_is_refused_in_one_line(name, says, plugin):
+    with pytest.raises(KdlibError, match=rf"architecture nets:{name} does not fit task digits \(items \[28, 28\], 6 "
+                                         rf"classes\): {says}") as error:
+        expect_fit(of_nets(plugin, name))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_dropout_has_its_rate_its_mean_and_no_correlation(dtype):
-    torch.manual_seed(0)
-    n = 2_000_000
-    y = Dropout()(torch.ones(4, n // 4, dtype=dtype))
-    dropped = (y == 0).double().flatten()
-    sigma = math.sqrt(0.2 * 0.8 / n)
-    assert abs(float(dropped.mean()) - 0.2) < 4 * sigma
-    assert abs(float(y.double().mean()) - 1) < 4 * 1.25 * sigma
-    centred = dropped - dropped.mean()
-    for distance in (1, 2, 3, 4, 8, n // 4):  # inside a 64-bit word, from word to word, from row to row
-        correlation = (centred[:-distance] * centred[distance:]).mean() / centred.square().mean()
-        assert abs(float(correlation)) < 4 / math.sqrt(n), distance
-
-
-def test_dropout_draws_anew_and_by_the_seed():
-    layer, x = Dropout(), torch.ones(64, 64)
+@pytest.mark.parametrize("name", ["like_torchvision", "like_a_class", "noisy"])
+def test_a_factory_that_takes_a_number_of_classes_is_a_network(name, plugin):
+    made = of_nets(plugin, name)
+    expect_fit(made)
     torch.manual_seed(1)
-    first, second = layer(x), layer(x)
-    torch.manual_seed(1)
-    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+    first = start(made, "client-0000")
+    torch.manual_seed(2)
+    same, other = start(made, "client-0001"), start(made.model_copy(update={"seed": 1}), "client-0000")
+    assert first[1].out_features == made.classes == 6
+    assert torch.equal(first[1].weight, same[1].weight), "it draws from PyTorch's global generator, seeded for it"
+    assert not torch.equal(first[1].weight, other[1].weight)
+    assert work(made, f"nets:{name}") == 28 * 28 * 6
 
 
-def test_dropout_is_nothing_in_evaluation():
-    x = torch.rand(5, 5)
-    assert Dropout().eval()(x) is x
+def test_work_is_counted_of_ones_own_items_too(plugin):
+    NETWORKS.register("flat", lambda task, classes, width, generator: torch.nn.Linear(task.shape[0], classes))
+    made = make_experiment(task((7,), items="other"), "alone", profile="smoke", architectures=["flat"])
+    expect_fit(made)
+    assert work(made, "flat") == 7 * 3
