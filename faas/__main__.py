@@ -26,7 +26,8 @@ def render(
     experiment: Annotated[Path, typer.Option(help="What `kdlib experiment ...` prints.")],
     image: Annotated[str, typer.Option(help="The functions' image, for example dev.local/kdlib:latest.")],
     out: Annotated[Path, typer.Option(help="A new folder, or one that was rendered before and is replaced.")],
-    values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from faas/values.toml.")] = None,
+    values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from "
+                                                        "faas/cluster/values.toml.")] = None,
 ):
     """Write the Knative manifests of a deployment, checked; a wrong one is told and nothing is written.
 

@@ -30,6 +30,7 @@ from faas.function.instance import Instance
 from kdlib.errors import KdlibError, Unreachable
 from kdlib.invoke.steps import Step
 from kdlib.invoke.tokens import Forbidden, Unauthorised
+from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.toml import one_line
 
 LONGEST = 4096  # bytes of a body; a Step has about 100
@@ -115,7 +116,12 @@ class Door:
 
 
 def make_app(identity: Identity) -> Starlette:
-    """The ASGI app of one instance of a function."""
+    """The ASGI app of one instance of a function, with all strategies and networks that it knows.
+
+    Raises KdlibError where a plugin that KDLIB_PLUGINS names cannot be imported.
+    """
+    for registry in (STRATEGIES, NETWORKS):  # now: else the first Step would wait for the imports
+        registry.names()
     app = Starlette(
         routes=[Route("/", Door(identity).post, methods=["POST"]),
                 Route("/health/liveness", _well), Route("/health/readiness", _well)],

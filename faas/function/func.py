@@ -34,9 +34,10 @@ class Function:
 
 def new() -> Function:
     """By the environment, see faas.cluster.access; ends the process with one line where that is wrong."""
-    from faas.function.identity import or_exit
+    from faas.function.identity import from_environment, or_exit
 
-    identity = or_exit()
+    with or_exit():
+        identity = from_environment()
 
     from faas.function.lean import hide
 
@@ -51,4 +52,5 @@ def new() -> Function:
     # func-python takes the server's defaults: 3 seconds for what is in hand, and a log of its own form.
     hypercorn.config.Config.graceful_timeout = LONGEST
     hypercorn.config.Config.errorlog = logging.getLogger("hypercorn")
-    return Function(make_app(identity))
+    with or_exit():
+        return Function(make_app(identity))

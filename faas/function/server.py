@@ -37,9 +37,10 @@ def main() -> None:
 
 
 def _serve():
-    from faas.function.identity import PORT, or_exit  # from here on with threads
+    from faas.function.identity import PORT, from_environment, or_exit  # from here on with threads
 
-    identity = or_exit()
+    with or_exit():
+        identity = from_environment()
 
     gc.disable()  # a sixth of the time of the imports would go into looking for garbage, of which there is none
     from faas.function.lean import hide
@@ -51,10 +52,12 @@ def _serve():
     from faas.function.app import make_app
     from faas.function.logs import to_stderr
 
+    to_stderr()
+    with or_exit():
+        app = make_app(identity)
     gc.freeze()
     gc.enable()
-    to_stderr()
-    uvicorn.run(make_app(identity), host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", PORT)),
+    uvicorn.run(app, host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", PORT)),
                 http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
                 timeout_keep_alive=KEPT_OPEN)
 

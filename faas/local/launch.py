@@ -14,9 +14,9 @@ from faas.cluster.access import folders
 from faas.cluster.resources import aggregator_allotment, client_allotment
 from faas.cluster.values import Values
 from faas.local.supervisor import Command
+from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.invoke.http import AGGREGATOR
-from kdlib.registry import PLUGINS, load_environment, plugins
 from kdlib.settings.experiment import Experiment
 
 INSIDE = "/store"  # where a container's folders are mounted
@@ -104,19 +104,26 @@ def functions(clients: tuple[str, ...], experiment: Experiment | None, values: V
 def process(function: Function, place: Place) -> Command:
     """A process with a limit on its own memory, which sees of a folder store what it may see, where the system can.
 
+    It has the plugins of this process, which it imports when it sees no more than that.
     Its cores are not limited; a Step computes with as many threads as its experiment says.
     """
-    load_environment()
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    path = [str(Path(faas.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # where plugins may lie
-    environment |= {"PYTHONPATH": os.pathsep.join(filter(None, path)), PLUGINS: os.pathsep.join(plugins()),
-                    "HOST": "127.0.0.1", "PORT": str(function.port),
+    environment |= {"PYTHONPATH": python_path(), "HOST": "127.0.0.1", "PORT": str(function.port),
+                    registry.PLUGINS: os.pathsep.join(registry.plugins()),
                     **place.environment(function.subject, f"{place.folder}/store")}
     argv = [sys.executable, "-m", "faas.function.server", "--supervised", "--memory", str(function.memory)]
     if place.confined and not place.store:
         sees = folders(function.subject, place.clients)
         argv += ["--confine", str(place.folder), ",".join(sees), ",".join(owner for owner in sees if sees[owner])]
     return Command(name=function.name, argv=argv, environment=environment, health=f"{function.url}/health/readiness")
+
+
+def python_path() -> str:
+    """PYTHONPATH of another process that finds faas, kdlib, and what the plugins of this process consist of."""
+    own = [Path(word) for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word]
+    here = [Path.cwd()] if registry.plugins() else []
+    places = [Path(faas.__file__).parents[1], *own, *here]
+    return os.pathsep.join(dict.fromkeys(str(place.absolute()) for place in places))
 
 
 def container(function: Function, place: Place, image: str) -> Command:

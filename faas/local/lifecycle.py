@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.toml import one_line
@@ -36,7 +37,8 @@ def up(
     store: Annotated[str | None, typer.Option(help="s3://BUCKET/PREFIX instead of the folder's own store.")] = None,
     credentials: Annotated[Path | None, typer.Option(help="With --store: a JSON file, function -> AWS_* variables; "
                                                           "default: yours for all of them.")] = None,
-    values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from faas/values.toml.")] = None,
+    values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from "
+                                                        "faas/cluster/values.toml.")] = None,
     image: Annotated[str, typer.Option(help="With --docker.")] = "dev.local/kdlib:latest",
 ):
     """Start every client's function and the aggregators', wait until they are ready, and say where they are.
@@ -62,6 +64,10 @@ def up(
     from faas.local.supervisor import Plan
     from kdlib.invoke.http import AGGREGATOR, Endpoint, Endpoints
 
+    registry.load_environment()
+    if docker and (plugins := registry.plugins()):
+        raise KdlibError(f"containers do not have the plugin {plugins[0]}; allowed: a package in the image, by "
+                         "`python -m faas image --with PACKAGE`, and no plugins here")
     with _starting(folder):
         place = launch.Place(folder, store and store.rstrip("/"), names, secrets.token_hex(32),
                              _credentials(credentials, (*names, AGGREGATOR)) if credentials else None, True)
@@ -158,13 +164,13 @@ def lay_out(place, docker: bool) -> str | None:
 
 def _supervise(folder: Path, plan) -> None:
     """Start the supervisor and wait until it has said its one line. Raises KdlibError where that is not `ready`."""
+    from faas.local.launch import python_path
     from faas.local.supervisor import READY
 
     with (folder / "log" / "supervisor.log").open("ab") as log:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "faas.local.supervisor", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=log, start_new_session=True, text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])})
+            stderr=log, start_new_session=True, text=True, env=os.environ | {"PYTHONPATH": python_path()})
     try:
         supervisor.stdin.write(plan.model_dump_json())
         supervisor.stdin.close()

@@ -162,6 +162,12 @@ def test_the_secret_is_for_its_owner_alone_and_stands_in_no_list_of_processes(lo
     assert not any(secret in path.read_text() for path in (local / "log").iterdir())
 
 
+def test_supervisor_and_functions_find_the_sources_that_started_them(local):
+    for process in (supervisor(local), *supervisor(local).children()):
+        first = process.environ()["PYTHONPATH"].split(os.pathsep)[0]
+        assert (Path(first) / "faas" / "local" / "supervisor.py").is_file(), process.cmdline()
+
+
 def test_a_second_up_in_the_folder_is_refused(local):
     again = faas("up", "--clients", "1", "--folder", local)
     assert again.returncode == 2 and "functions are up already in" in again.stderr
