@@ -209,14 +209,19 @@ def test_a_wrong_environment_is_one_line(name, value, said, tmp_path):
 
 
 def test_a_cold_start_loads_only_what_a_step_needs():
-    code = ("from faas.function.lean import hide; hide(); import faas.function.app, sys\n"
+    code = ("from faas.function.lean import hide; hide(); import sys\n"
+            "from faas.function.app import make_app\n"
+            "from faas.function.identity import from_environment\n"
+            f"make_app(from_environment({{'KDLIB_SUBJECT': 'aggregator', 'KDLIB_STORE': '/{{owner}}', "
+            f"'KDLIB_SECRETS': '{SECRET}'}}))\n"
+            "print('kdlib.strategies.fedmd' in sys.modules, 'kdlib.learning.networks.lstm' in sys.modules)\n"
             "print(sorted({'ray', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn', 'lightning', 'torchmetrics',"
             "'s3fs', 'filelock', 'typer'} & {name for name, module in sys.modules.items() if module}))\n"
             "import kdlib.learning.training\n"
             "print('lightning' in sys.modules, sys.modules['matplotlib'], sys.modules['scipy'])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)},
                           capture_output=True, text=True)
-    assert done.stdout.splitlines() == ["[]", "True None None"], done.stderr
+    assert done.stdout.splitlines() == ["True True", "[]", "True None None"], done.stderr
 
 
 @pytest.mark.parametrize(("error", "status"), [

@@ -27,6 +27,7 @@ from kdlib.data import sets
 from kdlib.errors import KdlibError
 from kdlib.invoke.http import Http
 from kdlib.learning import training  # noqa: F401
+from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.runs import runner
 from kdlib.runs.driver import Patience
 from kdlib.settings.experiment import from_json
@@ -34,6 +35,8 @@ from kdlib.store import s3  # noqa: F401
 from kdlib.store.store import Store
 
 sets.load = functools.cache(sets.load)
+for registry in (STRATEGIES, NETWORKS):
+    registry.names()  # which imports kdlib's own
 
 
 def serve(wanted):
