@@ -129,7 +129,7 @@ def test_clusters_come_in_the_order_of_their_mean_time_and_penalty():
     assert found == [["fast", "also fast"], ["fast, but missing", "also missing"], ["slow", "also slow"]]
 
 
-@pytest.mark.parametrize(("clusters", "round", "begins"), [
+@pytest.mark.parametrize(("clusters", "round_", "begins"), [
     (1, 20, 0), (2, 5, 0), (2, 19, 0), (2, 20, 1), (3, 5, 0), (3, 12, 0), (3, 13, 1), (3, 19, 1), (3, 20, 2),
     (5, 9, 1), (5, 17, 3), (0, 7, 0),
 ])

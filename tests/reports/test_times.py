@@ -76,7 +76,7 @@ def test_bytes_moved_are_per_phase(fedmd):
     assert table.loc["transfer", ["bytes_in", "bytes_out"]].tolist() == [10, 3]
 
 
-@pytest.mark.parametrize(("accuracy", "round", "modelled"), [(0.0, 0, 10.5), (0.5, 1, 15.25), (0.51, 2, 16.75)])
+@pytest.mark.parametrize(("accuracy", "round_", "modelled"), [(0.0, 0, 10.5), (0.5, 1, 15.25), (0.51, 2, 16.75)])
 def test_what_it_takes_to_reach_an_accuracy_is_all_that_came_before(accuracy, round_, modelled, fedmd):
     (row,) = times.to_reach([fedmd], accuracy, load_prices("knative")).to_dict("records")
     assert (row["round"], row["modelled"]) == (round_, pytest.approx(modelled))
