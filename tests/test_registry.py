@@ -86,7 +86,7 @@ def test_kdlibs_own_names_are_taken(plugin):
 @pytest.mark.parametrize("value", [5, "alone", registry.T, make_experiment],
                          ids=["number", "name", "object", "function"])
 def test_what_is_no_strategy_cannot_be_registered(value, plugin):
-    with pytest.raises(KdlibError, match="mine is no strategy, but .*; allowed: a kdlib.Strategy") as error:
+    with pytest.raises(KdlibError, match=r"mine is no strategy, but .*; allowed: a kdlib\.Strategy") as error:
         STRATEGIES.register("mine", value)
     refused(error)
     assert "mine" not in STRATEGIES.names()

@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+from kdlib.errors import KdlibError, extras
+
 KEPT_OPEN = 5  # seconds of an idle connection: longer than the caller keeps it
 
 
@@ -33,7 +35,12 @@ def main() -> None:
         confine(Path(folder), reads.split(","), writes.split(","))
     if options.supervised:
         threading.Thread(target=_end_with_input, daemon=True).start()
-    _serve()
+    try:
+        with extras():
+            _serve()
+    except KdlibError as error:
+        print(f"faas: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _serve():

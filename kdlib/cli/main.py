@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from kdlib.cli import data, paper, runs
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, extras
 from kdlib.registry import PLUGINS, load_environment
 
 
@@ -48,7 +48,8 @@ def plugged(plugin: Annotated[list[str] | None, typer.Option(
 def main(commands: typer.Typer = app, program: str = "kdlib") -> None:
     """The console script: an error that the user can mend is one line on stderr and exit status 2."""
     try:
-        status = commands(standalone_mode=False) or 0
+        with extras():
+            status = commands(standalone_mode=False) or 0
         if status == INTERRUPTED:  # typer has turned the interrupt into a status
             fail(program, "interrupted; the same command goes on from here")
     except KdlibError as error:

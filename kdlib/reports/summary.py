@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, extras
 from kdlib.reports import cost
 from kdlib.runs.run import Run, accuracy_by_architecture, load
 
@@ -68,7 +68,8 @@ def live(prices: str | Path = "gcf") -> Callable[[Run], None]:
 
     In a notebook one table below the cell that each round brings up to date; elsewhere each round prints its own.
     """
-    from IPython.display import display  # only here: a command line has no use for it
+    with extras():
+        from IPython.display import display  # only here: a command line has no use for it
 
     place = None
 

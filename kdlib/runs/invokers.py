@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdlib.errors import KdlibError
+from kdlib.errors import KdlibError, extras
 from kdlib.invoke.invokers import Invoker, Mixed
 from kdlib.runs.runner import INLINE
 
@@ -43,11 +43,13 @@ def _made(name: str, address: str | None, workers: int | None, endpoints: Path |
         return
     invoker: Invoker
     if name == "ray":  # imported where it is asked for: it takes a second
-        from kdlib.invoke.ray import Ray
+        with extras():
+            from kdlib.invoke.ray import Ray
 
         invoker = Ray(address, workers, gpus)
     else:
-        from kdlib.invoke.http import Http
+        with extras():
+            from kdlib.invoke.http import Http
 
         assert endpoints is not None
         invoker = Http.from_file(endpoints)
