@@ -39,6 +39,8 @@ def source(code: Iterable[object], modules: Iterable[ModuleType] = ()) -> str:
 def _text(one: Any) -> dict[str, bytes]:
     if isinstance(one, functools.partial):
         return _text(one.func) | {"partial": _json([one.args, one.keywords])}
+    if not (inspect.isroutine(one) or inspect.isclass(one)):
+        raise _unknown(one)
     name = getattr(one, "__qualname__", repr(one))
     cells = getattr(one, "__closure__", None) or ()
     held = {f"{name} holds": _json([cell.cell_contents for cell in cells])} if cells else {}
@@ -81,8 +83,7 @@ def _written(one: Any, found: dict[str, bytes]) -> None:
         try:
             found[name] = inspect.getsource(one).encode()
         except (OSError, TypeError) as error:
-            raise KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a changed "
-                             "one; allowed: a function or class in a file or a notebook's cell") from error
+            raise _unknown(one) from error
         uses = [one.__globals__.get(word) for word in _words(one.__code__)]
         found |= {f"{name} uses": repr([use for use in uses if isinstance(use, PLAIN)]).encode()}
     for use in uses:
@@ -98,5 +99,14 @@ def _words(code: CodeType) -> list[str]:
 
 
 def _json(value: object) -> bytes:
-    named = json.dumps(value, sort_keys=True, default=lambda one: getattr(one, "__qualname__", type(one).__name__))
-    return named.encode()
+    def named(one: object) -> str:
+        if not (inspect.isroutine(one) or inspect.isclass(one) or inspect.ismodule(one)):
+            raise _unknown(one)
+        return str(getattr(one, "__qualname__", one))
+
+    return json.dumps(value, sort_keys=True, default=named).encode()
+
+
+def _unknown(one: object) -> KdlibError:
+    return KdlibError(f"the source of {one!r} is not to be had, so a run's key could not tell it from a changed one; "
+                      "allowed: a function or class in a file or a notebook's cell")

@@ -62,8 +62,8 @@ class Processes(Base):
             except BrokenProcessPool as error:
                 self.close()
                 if (lost := lost + 1) > RETRIES:
-                    raise KdlibError(f"{left[0].name} of round {left[0].round} lost its processes {lost} times; is there "
-                                     "memory? Fewer --workers need less; the same command goes on") from error
+                    raise KdlibError(f"{left[0].name} of round {left[0].round} lost its processes {lost} times; is "
+                                     "there memory? Fewer --workers need less; the same command goes on") from error
                 log.warning("kdlib: a process ended without a word; what was out is carried out again")
             finally:
                 for future in waiting:
