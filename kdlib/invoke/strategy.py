@@ -171,9 +171,11 @@ def find_strategy(name: str) -> Strategy:
 def register_strategy(strategy: Strategy) -> Strategy:
     """From now on `strategy` can be run by its name in this process; the same name again replaces it.
 
-    Raises KdlibError for a name of kdlib's own. Processes beside this one know it only from a file or a package, see
-    kdlib.registry.
+    Raises KdlibError for a name of kdlib's own, and for what is no Strategy. Processes beside this one know it only
+    from a file or a package, see kdlib.registry.
     """
+    if not isinstance(strategy, Strategy):
+        raise KdlibError(f"{repr(strategy)[:80]} is no strategy; allowed: a kdlib.Strategy")
     return STRATEGIES.register(strategy.name, strategy)
 
 
@@ -196,4 +198,5 @@ def expect_sources(experiment: Experiment, sources: Mapping[str, str]) -> None:
     """Raises KdlibError unless the code that is not kdlib's own is here just as `sources` says of the driver's."""
     for name, source in sources.items():
         if experiment.sources.get(name) != source:
-            raise KdlibError(f"{name} is another version here than where the run was begun; allowed: the same source")
+            raise KdlibError(f"{name} is another version here than where the run was begun; allowed: the same source, "
+                             "in a process started with it")
