@@ -269,3 +269,6 @@ def _half(half) -> str:
 
 def _said(value) -> str:
     return "all" if value is None else f"{value:g}"
+
+
+__all__ = ["Finding", "differs", "estimated", "findings", "made", "remake", "write"]

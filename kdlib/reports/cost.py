@@ -160,3 +160,6 @@ def _carried(the_run: Run) -> Iterator[tuple[Record, Carrier]]:
 def _up(amount: Fraction, step: Decimal) -> Fraction:
     """The next multiple of `step`."""
     return math.ceil(amount / Fraction(step)) * Fraction(step)
+
+
+__all__ = ["PAPER", "Limits", "Prices", "Rates", "bill", "built_in", "load_prices", "right_sized", "total"]

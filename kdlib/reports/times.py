@@ -116,3 +116,6 @@ def to_reach(runs: Sequence[Run], accuracy: float, prices: Prices | None = None,
         rows.append({"task": one.experiment.task.name, "strategy": label(one), "alpha": one.experiment.mix,
                      "seed": one.experiment.seed} | found)
     return pd.DataFrame(rows)[[*SETUP, "seed", "round", *spent]]
+
+
+__all__ = ["invocations", "invoker", "label", "moved", "per_step", "reachable", "rounds", "to_reach"]
