@@ -176,8 +176,8 @@ def load(plugin: str) -> None:
         raise KdlibError(f"the plugin {plugin} cannot be imported ({_said(error)}); allowed: a FILE.py, or a module "
                          "that Python finds, in the working directory too") from error
     file = getattr(module, "__file__", None)
-    lone = file and "." not in module.__name__ and not file.endswith("__init__.py")
-    _allowed[module.__name__] = str(Path(file).absolute()) if lone else module.__name__
+    lone = file if "." not in module.__name__ and not (file or "").endswith("__init__.py") else None
+    _allowed[module.__name__] = str(Path(lone).absolute()) if lone else module.__name__
 
 
 def load_environment() -> None:

@@ -26,7 +26,9 @@ def last_counted(store: Store, round_: int, step: str, client: str) -> int:
 def read(store: Store, round_: int) -> dict[str, list[str]]:
     """What is written about the round: step -> clients; empty where nobody missed."""
     name = names.cohort(round_)
-    return store.get_json(name) if store.exists(name) else {}
+    counted = store.get_json(name) if store.exists(name) else {}
+    assert isinstance(counted, dict)  # as `write` has it
+    return counted
 
 
 def write(store: Store, round_: int, step: str, clients: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ BACKWARD = 2  # times the work of the forward pass: the gradients of the activat
 def modelled(experiment: Selecting, client: str, items: int) -> float:
     """Seconds that the client trains in a round, holding so many private items."""
     forward = work(experiment, experiment.architecture_of(client)) / SPEED
-    slow_down = experiment.slow.factor if client in slow(experiment) else 1.0
+    slow_down = experiment.slow.factor if experiment.slow and client in slow(experiment) else 1.0
     return forward * (1 + BACKWARD) * items * experiment.local_epochs * slow_down
 
 
@@ -39,10 +39,11 @@ def unreliable(experiment: Selecting) -> frozenset[str]:
 
 def fails(experiment: Selecting, round_: int, client: str) -> bool:
     """Whether the client's call in this round fails."""
-    return client in unreliable(experiment) and experiment.rng(round_, client, "fail").random() < experiment.fail.rate
+    return (experiment.fail is not None and client in unreliable(experiment)
+            and experiment.rng(round_, client, "fail").random() < experiment.fail.rate)
 
 
 @functools.lru_cache(maxsize=256)
-def _drawn(experiment, purpose, share) -> frozenset[str]:
+def _drawn(experiment: Selecting, purpose: str, share: float) -> frozenset[str]:
     order = experiment.rng(0, "server", purpose).permutation(experiment.clients)
     return frozenset(experiment.client_names[index] for index in order[: round(share * experiment.clients)])

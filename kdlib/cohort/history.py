@@ -3,6 +3,7 @@
 A round's choice is stored before anybody acts on it, and so is which of its calls fail where that is modelled.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -87,7 +88,8 @@ def in_turn(experiment: Experiment) -> Chosen:
     """Clients that take turns, or all of them: as many as the strategy calls, whoever it will be."""
     if strategy_of(experiment).selects is None:
         return everybody(experiment)
-    return lambda round_: round_robin(experiment, round_)  # type: ignore[arg-type]
+    assert isinstance(experiment, Selecting)  # what a strategy that selects has for settings
+    return functools.partial(round_robin, experiment)
 
 
 def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> None:

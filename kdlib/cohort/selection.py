@@ -62,7 +62,9 @@ def chosen_of(experiment: Selecting, store: Store, round_: int) -> tuple[str, ..
     """The round's clients as they were chosen, in client order; Steps read them here. Raises Missing before that."""
     if experiment.selection == "round-robin":
         return round_robin(experiment, round_)
-    return tuple(store.get_json(selection(round_)))
+    chosen = store.get_json(selection(round_))
+    assert isinstance(chosen, list)  # as kdlib.cohort.history stored it
+    return tuple(chosen)
 
 
 def choose(experiment: Selecting, round_: int, pasts: Mapping[str, Past]) -> tuple[str, ...]:
@@ -83,7 +85,8 @@ def round_robin(experiment: Selecting, round_: int) -> tuple[str, ...]:
     groups = _groups(experiment)
     called = [0] * len(groups)
     for past in range(1, round_ + 1):
-        chosen, turn = [], past - 1
+        chosen: list[str] = []
+        turn = past - 1
         while len(chosen) < experiment.clients_per_round:
             group = groups[turn % len(groups)]
             fresh = group[called[turn % len(groups)] % len(group)]
@@ -97,7 +100,7 @@ def round_robin(experiment: Selecting, round_: int) -> tuple[str, ...]:
 def at_random(experiment: Selecting, round_: int) -> tuple[str, ...]:
     """Architectures take turns, each time with one of their clients drawn by seed."""
     lot = _lots(experiment, round_)
-    queues = [sorted(group, key=lot.get) for group in _groups(experiment, round_)]
+    queues = [sorted(group, key=lot.__getitem__) for group in _groups(experiment, round_)]
     return tuple(sorted(_in_turn(queues)[: experiment.clients_per_round]))
 
 
@@ -115,7 +118,8 @@ def by_behaviour(experiment: Selecting, round_: int, pasts: Mapping[str, Past]) 
     return tuple(sorted([*first, *rest][: experiment.clients_per_round]))
 
 
-def _tiers(group, round_, rounds, pasts, lot) -> tuple[list[str], list[str], list[str]]:
+def _tiers(group: Sequence[str], round_: int, rounds: int, pasts: Mapping[str, Past],
+           lot: Mapping[str, int]) -> tuple[list[str], list[str], list[str]]:
     """An architecture's rookies, its others by cluster, and those in back-off, each in the order of their turn."""
     rookies = [client for client in group if not pasts[client].calls]
     resting = [client for client in group if round_ < pasts[client].back_at]
@@ -125,7 +129,7 @@ def _tiers(group, round_, rounds, pasts, lot) -> tuple[list[str], list[str], lis
     first = begin(len(clusters), round_, min(again, default=round_), rounds)
     in_order = [client for cluster in clusters[first:] + clusters[:first]
                 for client in sorted(cluster, key=lambda client: (len(pasts[client].calls), lot[client]))]
-    return (sorted(rookies, key=lot.get), in_order,
+    return (sorted(rookies, key=lot.__getitem__), in_order,
             sorted(resting, key=lambda client: (pasts[client].back_at, lot[client])))
 
 
@@ -145,7 +149,7 @@ def clustered(clients: Sequence[str], round_: int, pasts: Mapping[str, Past], gr
     labels = cluster(found)
     means = {label: found[labels == label].sum(1).mean() for label in set(labels.tolist())}
     return [[client for client, own in zip(clients, labels, strict=True) if own == label]
-            for label in sorted(means, key=means.get)]
+            for label in sorted(means, key=means.__getitem__)]
 
 
 def features(clients: Sequence[str], round_: int, pasts: Mapping[str, Past], group: Sequence[str]) -> np.ndarray:
@@ -172,7 +176,7 @@ def cluster(features: np.ndarray) -> np.ndarray:
     scaled = StandardScaler().fit_transform(features)
     distances = pairwise_distances(scaled)
     for eps in EPS:
-        near = np.count_nonzero(distances <= eps)
+        near = int(np.count_nonzero(distances <= eps))
         if near == before:  # the same neighbours, so the same clusters
             continue
         before = near

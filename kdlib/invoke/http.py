@@ -9,16 +9,16 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import tenacity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.errors import KdlibError
-from kdlib.invoke.invokers import Base
+from kdlib.invoke.invokers import Base, Outcome
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets, token
@@ -34,6 +34,9 @@ WAIT = tenacity.wait_exponential_jitter(multiplier=0.2, max=5.0, jitter=0.2)
 PASSING = {429, 502, 503, 504}  # too busy, not there yet, or too late; a Step may be asked for twice
 
 URL = Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")]
+
+Outcomes = queue.SimpleQueue[tuple[Step, Record | Exception] | None]
+"""What became of each Step; None once no more come."""
 
 
 class Endpoint(BaseModel):
@@ -58,7 +61,7 @@ class Endpoints(BaseModel):
 class Failed(KdlibError):
     """A Step that its function did not carry out. status: of the last answer, None where there was none."""
 
-    def __init__(self, step: Step, reason: str, status: int | None):
+    def __init__(self, step: Step, reason: str, status: int | None) -> None:
         super().__init__(f"{step.name} of {step.subject} in round {step.round}: {reason}")
         self.step, self.status = step, status
 
@@ -82,10 +85,10 @@ class Http(Base):
         self.endpoints, self.secret, self.store = dict(endpoints), secret, store
         self.concurrency, self.timeouts, self.tries = concurrency, dict(timeouts or {}), tries
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._calls: set[concurrent.futures.Future] = set()
+        self._calls: set[concurrent.futures.Future[None]] = set()
 
     @classmethod
-    def from_file(cls, path: str | Path, **settings) -> "Http":
+    def from_file(cls, path: str | Path, **settings: Any) -> "Http":
         """By the endpoints file, and KDLIB_SECRETS or else the secret that `python -m faas up` left beside the file.
 
         Raises KdlibError where the file or the secret is missing or malformed.
@@ -111,7 +114,7 @@ class Http(Base):
                 yield outcome
 
     def attempt(self, key: str, experiment: Experiment, store: Store,
-                steps: list[Step]) -> Iterator[tuple[Step, Record | KdlibError]]:
+                steps: list[Step]) -> Generator[Outcome, None, None]:
         """What became of each Step, as they come. Closed early, it gives up what is still waiting.
 
         Raises KdlibError where a Step has no function, before the first call.
@@ -119,7 +122,7 @@ class Http(Base):
         if missing := sorted({self._function(step) for step in steps} - set(self.endpoints)):
             raise KdlibError(f"no endpoint of {', '.join(missing[:3])}{' ...' * (len(missing) > 3)}; there are "
                              f"{len(self.endpoints)} functions, of other subjects")
-        outcomes: queue.SimpleQueue = queue.SimpleQueue()
+        outcomes: Outcomes = queue.SimpleQueue()
         calls = asyncio.run_coroutine_threadsafe(self._all(key, experiment, steps, outcomes), self._started())
         calls.add_done_callback(lambda _: outcomes.put(None))
         self._calls.add(calls)
@@ -164,7 +167,7 @@ class Http(Base):
             self._client = httpx.AsyncClient(
                 trust_env=False, verify=ssl.create_default_context(),
                 limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_OPEN))
-            self._free = {}
+            self._free: dict[str, asyncio.Queue[str]] = {}
         return self._loop
 
     def _seconds(self, experiment: Experiment, step: Step) -> float:
@@ -176,10 +179,10 @@ class Http(Base):
     def _function(step: Step) -> str:
         return step.subject if step.subject.startswith("client-") else AGGREGATOR
 
-    async def _all(self, key, experiment, steps, outcomes) -> None:
+    async def _all(self, key: str, experiment: Experiment, steps: list[Step], outcomes: Outcomes) -> None:
         places = asyncio.Semaphore(max(1, min(len(steps), self.concurrency)))
 
-        async def one(step):
+        async def one(step: Step) -> None:
             async with places:
                 try:
                     outcomes.put((step, await self._step(key, experiment, step)))
@@ -195,7 +198,7 @@ class Http(Base):
                                           stop=tenacity.stop_after_attempt(self.tries), reraise=True)
         try:
             seconds = self._seconds(experiment, step)
-            record = await retrying(self._post, key, step, seconds, uuid.uuid4().hex)
+            record: Record = await retrying(self._post, key, step, seconds, uuid.uuid4().hex)
         except _Passing as error:
             raise Failed(step, f"{error}, {self.tries} times", error.status) from error
         around = max(0.0, time.perf_counter() - clock - record.seconds)
@@ -204,8 +207,8 @@ class Http(Base):
     async def _post(self, key: str, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
         headers = {"Authorization": f"Bearer {token(self.secret, function, key)}", "X-Request-Id": request}
-        if self.endpoints[function].host:
-            headers["Host"] = self.endpoints[function].host
+        if host := self.endpoints[function].host:
+            headers["Host"] = host
         async with self._place(function) as url:
             try:
                 answer = await self._client.post(
@@ -251,7 +254,7 @@ class Http(Base):
 class _Passing(Exception):
     """Worth another try."""
 
-    def __init__(self, reason: str, status: int | None = None):
+    def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
 

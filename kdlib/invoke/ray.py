@@ -5,7 +5,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from kdlib import registry
 from kdlib.errors import KdlibError
@@ -49,7 +50,7 @@ class Ray(Base):
     def __init__(self, address: str | None = None, workers: int | None = None, gpus: float = 1.0,
                  perform: Perform = perform) -> None:
         self.perform, self.address, self.workers, self.gpus = perform, address, workers, gpus
-        self.task = None
+        self.task: Any = None  # Ray's remote function, while there is a cluster
 
     def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
         """See Invoker.run. Raises KdlibError where a Step cannot be placed, or was lost too often."""
@@ -61,7 +62,7 @@ class Ray(Base):
         what = experiment.model_dump_json(), registry.plugins(), tuple(experiment.sources.items())
         url = store.fs.unstrip_protocol(store.root)
 
-        def send(numbers):
+        def send(numbers: Iterable[int]) -> dict[Any, int]:
             return {place.remote(self.perform, key, what, url, steps[number]): number for number in numbers}
 
         waiting, nodes = send(_largest_first(experiment, steps)), _alive()
@@ -93,12 +94,12 @@ class Ray(Base):
     def start(self, threads: int) -> None:
         """Connect, or start Ray here, unless that is done. Raises KdlibError where no node has `threads` CPUs."""
         if self.task is None:
-            cores = self.workers * threads if self.workers else os.cpu_count()
+            cores = self.workers * threads if self.workers else os.cpu_count() or 1
             if self.address not in (None, "auto"):
                 _knock(self.address)
-            alone = {} if self.address else {"num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE,
-                                             "include_dashboard": False, "_node_ip_address": "127.0.0.1",
-                                             "_system_config": {"preload_python_modules": PRELOADED}}
+            alone: dict[str, Any] = {} if self.address else {
+                "num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE, "include_dashboard": False,
+                "_node_ip_address": "127.0.0.1", "_system_config": {"preload_python_modules": PRELOADED}}
             try:
                 ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
             except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
@@ -114,7 +115,7 @@ def _largest_first(experiment: Experiment, steps: list[Step]) -> list[int]:
     """The steps' numbers, by the work of their models: so that at a Stage's end no CPU waits long for another."""
     models = {*experiment.client_names, *experiment.architectures}
 
-    def size(number):
+    def size(number: int) -> int:
         subject = steps[number].subject
         return work(experiment, experiment.architecture_of(subject)) if subject in models else 0
 
@@ -140,7 +141,8 @@ def _knock(address: str) -> None:
         raise KdlibError(f"no Ray cluster at {address}: {error}; {ALLOWED}") from error
 
 
-def _carry_out(perform, key, what, url, step):
+def _carry_out(perform: Perform, key: str, what: tuple[str, list[str], tuple[tuple[str, str], ...]], url: str,
+               step: tuple[str, int, str]) -> tuple[str, float]:
     """In a worker: the Step, with the store's data and the experiment kept for the next one."""
     record = measured(perform, key, _experiment(what[0], tuple(what[1]), what[2]), _store(url), Step(*step), Ray.name)
     return record.model_dump_json(), time.time()
@@ -159,7 +161,7 @@ def _experiment(settings: str, plugins: tuple[str, ...], sources: tuple[tuple[st
 _store = functools.lru_cache(maxsize=1)(Store)
 
 
-def _record(reference, step: Step) -> Record:
+def _record(reference: Any, step: Step) -> Record:
     try:
         text, ended = ray.get(reference)
     except RayTaskError as error:

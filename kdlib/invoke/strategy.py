@@ -22,6 +22,8 @@ Chosen = Callable[[int], tuple[str, ...]]
 Carrier = Literal["client", "aggregator", "worker"]
 """Who carries a Step out: a client's function, an aggregator's, or a worker beside the functions (Ray's)."""
 
+Line = Literal["-", "--", "-.", ":"]
+
 LONGEST = 600.0  # seconds that a caller waits for a Step, its time in the function's line included; Knative's most
 SHORT = 120.0  # of a Step that does not train
 
@@ -117,7 +119,7 @@ class Strategy:
     probe: Callable[[Any], Mapping[str, Any]] = lambda experiment: {}
     baseline: bool = False
     colour: str | None = None
-    line: str = "-"
+    line: Line = "-"
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]

@@ -68,5 +68,6 @@ def verified(text: str, accepted: tuple[str, ...], audience: str) -> str:
             raise Unauthorised("the token is malformed, not yet valid, or of another algorithm than HS256") from error
         if not 0 < int(claims["exp"]) - int(claims["iat"]) <= LONGEST_LIFE:
             raise Unauthorised(f"the token lives longer than {LONGEST_LIFE} seconds")
-        return claims["sub"]
+        run: str = claims["sub"]  # PyJWT takes no other type
+        return run
     raise Unauthorised("the token is signed by another secret")

@@ -14,6 +14,7 @@ from kdlib.invoke.strategy import Strategy, everybody, strategy_of
 from kdlib.runs.progress import Progress
 from kdlib.runs.run import Run, whole_lines
 from kdlib.settings.experiment import Experiment
+from kdlib.settings.shared import Selecting
 from kdlib.store import names
 from kdlib.store.store import Store
 
@@ -61,9 +62,11 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
                     watch(the_run)
             earlier = stage
             steps = [step for step in _left(stage, done) if _counts(experiment, store, step)]
-            waits = patience and stage.round and set(stage.subjects) <= clients
-            for record in (_patiently(the_run.key, experiment, store, invoker, stage, steps, patience) if waits else
-                           invoker.run(the_run.key, experiment, store, steps)):
+            if patience and stage.round and set(stage.subjects) <= clients:
+                came = _patiently(the_run.key, experiment, store, invoker, stage, steps, patience)
+            else:
+                came = invoker.run(the_run.key, experiment, store, steps)
+            for record in came:
                 lines.write(record.model_dump_json() + "\n")
                 lines.flush()
                 if history:
@@ -75,8 +78,9 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
 
 
 def _history(the_run: Run, store: Store, records: list[Record]) -> History:
-    items = the_run.partition.groupby("client")["items"].sum().to_dict()
-    return History(the_run.experiment, store, items, records)
+    assert isinstance(the_run.experiment, Selecting)  # what a strategy that selects has for settings
+    items = the_run.partition.groupby("client")["items"].sum()
+    return History(the_run.experiment, store, {str(client): int(count) for client, count in items.items()}, records)
 
 
 def _counts(experiment: Experiment, store: Store, step: Step) -> bool:

@@ -83,7 +83,7 @@ def card(the_run: Run) -> str:
     last = accuracy_by_architecture(the_run).query("round == @experiment.rounds")
     return CARD.format(
         title=experiment.title, version=machine()["kdlib"], paper=PAPER, key=the_run.key,
-        bytes=the_run.result["final_bytes"][:16], private=experiment.task.private.name,
+        bytes=the_run.final["final_bytes"][:16], private=experiment.task.private.name,
         public=experiment.task.public.name, clients=experiment.clients,
         law="roles" if experiment.alpha is None else f"a Dirichlet law of alpha {experiment.alpha:g}",
         rounds=experiment.rounds, width=f"{experiment.width:g}", precision=experiment.precision, seed=experiment.seed,

@@ -1,6 +1,7 @@
 """A progress bar whose ETA knows that Steps of different kinds take different times."""
 
 from collections import Counter, defaultdict
+from typing import Self
 
 from tqdm.auto import tqdm
 
@@ -13,17 +14,17 @@ class Progress:
     total: Steps of the whole run; left: those that no earlier session carried out.
     """
 
-    def __init__(self, title: str, total: int, left: list[Step], show: bool):
+    def __init__(self, title: str, total: int, left: list[Step], show: bool) -> None:
         self.left = Counter(step.name for step in left)
         self.seen: dict[str, list[float]] = defaultdict(list)
         self.bar = tqdm(total=total, initial=total - len(left), desc=title, unit="step",
                         disable=not show, bar_format="{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, "
                                                      "{elapsed} so far{postfix}")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
 
     def tick(self, record: Record) -> None:

@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -38,10 +39,18 @@ class Run(NamedTuple):
         return Store(place.read_text() if place.exists() else str(self.folder / "store"))
 
     @property
-    def result(self) -> dict | None:
+    def result(self) -> dict[str, Any] | None:
         """What the last line of `kdlib run` says, or None while the run is not complete."""
         path = self.folder / "result.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """What `result` says of a complete run. Raises KdlibError where it is none."""
+        found = self.result
+        if found is None:
+            raise KdlibError(f"{self.folder} is not complete; the command that began it finishes it")
+        return found
 
     def records(self, repetition: int = 1) -> list[Record]:
         """All Records of the run (1) or of a repetition (2 ...), in the order in which they were written."""
@@ -65,11 +74,12 @@ class Run(NamedTuple):
         """client, label, items, draws, moved, unused: see kdlib.data.partition.table."""
         return pd.read_parquet(self.folder / "partition.parquet")
 
-    def _with_architecture(self, rows):
+    def _with_architecture(self, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         models = {*self.experiment.client_names, *self.experiment.architectures}
         frame = pd.DataFrame(rows)
-        return frame.assign(architecture=[self.experiment.architecture_of(subject) if subject in models else None
-                                          for subject in frame["subject"]])
+        architectures: list[Any] = [self.experiment.architecture_of(subject) if subject in models else None
+                                    for subject in frame["subject"]]  # Any: pandas-stubs has no None in a column
+        return frame.assign(architecture=architectures)
 
 
 def load(folder: str | Path) -> Run:
@@ -105,7 +115,7 @@ def evaluated(the_run: Run) -> pd.DataFrame:
 
 def accuracy_by_architecture(the_run: Run) -> pd.DataFrame:
     """round, architecture, accuracy (0-1): the mean over the architecture's clients, or its server model."""
-    return evaluated(the_run).groupby(["round", "architecture"], as_index=False)["accuracy"].mean()
+    return evaluated(the_run).groupby(["round", "architecture"], as_index=False)[["accuracy"]].mean()
 
 
 def busy_seconds(records: list[Record]) -> float:

@@ -84,7 +84,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
             deploy(the_run.experiment, drawn, store)
             follow(the_run.experiment, store, the_run.records())
             drive(the_run, store, invoker, number, progress, fused)
-            wanted = the_run.result["final_bytes"]
+            wanted: str = the_run.final["final_bytes"]
             own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
             return final_bytes(the_run, store, number) == wanted == own
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -70,12 +70,12 @@ class Experiment(BaseModel):
 
     @field_validator("precision", mode="before")
     @classmethod
-    def _resolved(cls, precision):
+    def _resolved(cls, precision: object) -> object:
         return ("bf16" if bf16_pays() else "fp32") if precision == "auto" else precision
 
     @field_validator("architectures")
     @classmethod
-    def _distinct(cls, architectures):
+    def _distinct(cls, architectures: tuple[str, ...]) -> tuple[str, ...]:
         words = [word(name) for name in architectures]
         if len(set(words)) != len(words):
             raise ValueError(f"an architecture is named twice, or two would share their objects' names: "
@@ -83,14 +83,14 @@ class Experiment(BaseModel):
         return architectures
 
     @model_validator(mode="after")
-    def _every_architecture_has_a_client(self):
+    def _every_architecture_has_a_client(self) -> Self:
         if self.clients < len(self.architectures):
             raise ValueError(f"{self.clients} clients cannot have {len(self.architectures)} architectures; "
                              f"allowed: clients of at least {len(self.architectures)}, or fewer architectures")
         return self
 
     @model_validator(mode="after")
-    def _alpha_shares_out_what_nobody_owns(self):
+    def _alpha_shares_out_what_nobody_owns(self) -> Self:
         if self.task.by_owners and self.alpha is not None:
             raise ValueError(f"task {self.task.name} has no alpha, its owners are the clients; allowed: none")
         if not self.task.by_owners and self.alpha is None:
@@ -98,13 +98,13 @@ class Experiment(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _windows_are_chosen_of_texts_and_where_some_are_left_out(self):
+    def _windows_are_chosen_of_texts_and_where_some_are_left_out(self) -> Self:
         if self.windows != "drawn" and (not isinstance(self.task, TextTask) or self.samples is None):
             raise ValueError(f"windows {self.windows} needs a task of texts and `samples`; allowed here: drawn")
         return self
 
     @model_validator(mode="after")
-    def _networks_take_the_tasks_items(self):
+    def _networks_take_the_tasks_items(self) -> Self:
         for name in self.architectures:
             takes = network(name)[0].items
             if takes not in (None, self.task.items):
@@ -114,14 +114,14 @@ class Experiment(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _no_architecture_has_the_name_of_what_a_round_leaves(self):
+    def _no_architecture_has_the_name_of_what_a_round_leaves(self) -> Self:
         declared = STRATEGIES.find(self.strategy).value
         if taken := [name for name in self.architectures if word(name) in (*declared.keeps, *declared.passing)]:
             raise ValueError(f"architecture {taken[0]} has the name of something else; allowed: another name")
         return self
 
     @model_validator(mode="after")
-    def _labels_are_there_where_they_are_learnt(self):
+    def _labels_are_there_where_they_are_learnt(self) -> Self:
         if self.labelled_public and not self.task.labelled_public:
             raise ValueError(f"{self.strategy} learns from labelled public data, which task {self.task.name} has not; "
                              "allowed: a public source with classes, or another strategy")
@@ -220,8 +220,8 @@ def make_experiment(task: str | Task | TextTask, strategy: str, alpha: float | N
         if others and (unknown := sorted(others - _every_setting())):
             raise KdlibError(f"task {task.name} asks for settings that no strategy has: {', '.join(unknown)}")
     text = task.items == "text"
-    defaults = (asked | defaults | declared.profiles.get(profile, {}) | OF_ITEMS[task.items].get(profile, {})
-                | (declared.text_profiles.get(profile, {}) if text else {}))
+    defaults = {**asked, **defaults, **declared.profiles.get(profile, {}), **OF_ITEMS[task.items].get(profile, {}),
+                **(declared.text_profiles.get(profile, {}) if text else {})}
     if alpha is None and not task.by_owners:
         alpha = MOST_ONE_SIDED
     own = sorted(set(kind.model_fields) - {"strategy", "task", "alpha", "seed"})

@@ -3,9 +3,11 @@
 A strategy takes those settings that it has, and adds its own (Strategy.profiles).
 """
 
+from typing import Any
+
 from kdlib.settings.architectures import TEXT_ZOO
 
-PROFILES: dict[str, dict] = {
+PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
     "laptop": {
         "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
@@ -20,7 +22,7 @@ PROFILES: dict[str, dict] = {
 }
 
 # What else a task has in each, by the kind of its items.
-OF_ITEMS: dict[str, dict[str, dict]] = {
+OF_ITEMS: dict[str, dict[str, dict[str, Any]]] = {
     "image": {
         "smoke": {"architectures": ("cnn2-128-256", "cnn3-64-128-256", "cnn4-64-64-64-256")},
     },

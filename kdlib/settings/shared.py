@@ -1,6 +1,6 @@
 """Settings that several strategies have: those that teach on public data, score on held-out data, or choose clients."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -43,7 +43,7 @@ class Selecting(Experiment):
     fail: Fail | None = None
 
     @model_validator(mode="after")
-    def _every_architecture_is_served(self):
+    def _every_architecture_is_served(self) -> Self:
         least, most = len(self.architectures), self.clients
         if not least <= self.clients_per_round <= most:
             raise ValueError(f"clients_per_round is {self.clients_per_round}; allowed: {least} (one of each "
@@ -51,7 +51,7 @@ class Selecting(Experiment):
         return self
 
     @model_validator(mode="after")
-    def _what_is_measured_is_not_modelled(self):
+    def _what_is_measured_is_not_modelled(self) -> Self:
         if self.durations == "measured" and (self.slow or self.fail):
             raise ValueError("durations are measured, so none can be modelled as slow or failing; "
                              "allowed: durations modelled, or neither slow nor fail")

@@ -1,7 +1,7 @@
 """A task is data, not code: which classes of which data set are private, and which are public."""
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,7 +30,7 @@ class Source(BaseModel):
     classes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=1000)] = ()
 
     @model_validator(mode="after")
-    def _distinct(self):
+    def _distinct(self) -> Self:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"a class is named twice in {self.name}: {list(self.classes)}")
         return self
@@ -63,7 +63,7 @@ class Task(BaseModel):
     public: Source
 
     @model_validator(mode="after")
-    def _shaped(self):
+    def _shaped(self) -> Self:
         dimensions = {"image": (2, 3), "text": (1,)}.get(self.items, range(1, 5))
         if len(self.shape) not in dimensions or (self.items == "image" and max(self.shape) > 512):
             raise ValueError(f"shape {list(self.shape)} is none of items {self.items}; allowed: [height, width] or "
@@ -75,7 +75,7 @@ class Task(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _classes(self):
+    def _classes(self) -> Self:
         if not self.private.classes:
             raise ValueError(f"private {self.private.name} has no classes; allowed: at least one")
         shared = set(self.private.classes) & set(self.public.classes)
@@ -192,7 +192,7 @@ class TaskFile(BaseModel):
     settings: dict[str, Any] = {}
 
     @model_validator(mode="after")
-    def _of_one_kind(self):
+    def _of_one_kind(self) -> Self:
         if self.instead and isinstance(self.task, TextTask):
             raise ValueError("instead: a task of texts has the same data for every strategy")
         return self
@@ -238,7 +238,7 @@ def task_file(name: str) -> TaskFile:
     return toml.read(toml.find(name, BUILT_IN, "task"), "task file", _from_fields)
 
 
-def _from_fields(fields: dict) -> TaskFile:
+def _from_fields(fields: dict[str, Any]) -> TaskFile:
     more = {key: fields.pop(key) for key in ("instead", "settings") if key in fields}
     return TaskFile(task=(TextTask if "window" in fields else Task)(**fields), **more)
 

@@ -15,4 +15,6 @@ _NUMBER[[ord(character) for character in CHARACTERS]] = np.arange(FIRST, OUTPUTS
 def encode(text: str) -> np.ndarray:
     """uint8 (characters,): each one's number, UNKNOWN where it has none."""
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-    return _NUMBER[np.minimum(codes, 127)]  # 127 is no character of the vocabulary, nor is any code above it
+    # 127 is no character of the vocabulary, nor is any code above it.
+    numbers: np.ndarray = _NUMBER[np.minimum(codes, 127)]
+    return numbers

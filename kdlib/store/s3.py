@@ -4,6 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import botocore.exceptions
@@ -27,7 +28,7 @@ def filesystem() -> s3fs.S3FileSystem:
 
 
 @functools.cache
-def _filesystem(pid, environment):
+def _filesystem(pid: int, environment: tuple[tuple[str, str], ...]) -> s3fs.S3FileSystem:
     settings = {"connect_timeout": 5, "read_timeout": 15, "retries": {"total_max_attempts": 1}}
     fs = s3fs.S3FileSystem(
         skip_instance_cache=True,  # fsspec's would answer with the credentials of another environment
@@ -38,16 +39,20 @@ def _filesystem(pid, environment):
     return fs
 
 
-def patiently(what: str, call: Callable, *arguments, **options):
+def patiently(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """call(*arguments, **options), repeated with growing random pauses while S3 fails in a way that passes.
 
     FileNotFoundError and FileExistsError are answers and come as they are. Raises Unreachable where S3 still fails
     after PATIENCE, and KdlibError where it refuses; both name `what`.
     """
+    def warn(state: tenacity.RetryCallState) -> None:
+        why = _line(state.outcome.exception() if state.outcome else None)
+        log.warning("kdlib: %s: %s; trying again", what, why)
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_passes), stop=tenacity.stop_before_delay(PATIENCE),
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=4), reraise=True,
-        before_sleep=lambda state: log.warning("kdlib: %s: %s; trying again", what, _line(state.outcome.exception())))
+        before_sleep=warn)
     try:
         return retrying(call, *arguments, **options)
     except Exception as error:
@@ -63,16 +68,16 @@ def patiently(what: str, call: Callable, *arguments, **options):
         raise KdlibError(f"{what}: S3 refuses: {_line(error)}") from error
 
 
-def _passes(error):
+def _passes(error: BaseException) -> bool:
     status, _ = _reply(error)
     return isinstance(error, PASSING) if status is None else status >= 500 or status in (408, 409, 429)
 
 
-def _reply(error):
+def _reply(error: BaseException) -> tuple[int | None, str | None]:
     """HTTP status and S3's code for the error, or None and None where no reply came."""
     reply = getattr(error.__cause__, "response", None)  # s3fs makes OSErrors of S3's own
     return (reply["ResponseMetadata"]["HTTPStatusCode"], reply["Error"].get("Code")) if reply else (None, None)
 
 
-def _line(error):
+def _line(error: BaseException | None) -> str:
     return " ".join(str(error).split()) or type(error).__name__

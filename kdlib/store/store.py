@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import uuid
+from collections.abc import Callable
+from typing import Any
 
 import fsspec
 import safetensors
@@ -37,7 +39,7 @@ class Store:
     and then raises Unreachable; a folder's OSErrors, such as a full disk, come as they are.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str) -> None:
         self.url = url
         if url.startswith(("s3://", "s3a://")):
             try:
@@ -119,7 +121,7 @@ class Store:
         """The bytes of the object that `names` calls `name`, as they lie, for hashing."""
         return self._read(*_kind(name))
 
-    def _path(self, name, suffix):
+    def _path(self, name: str, suffix: str) -> str:
         if not NAME.fullmatch(name):
             raise KdlibError(f"'{name[:80]}' is no name for an object; allowed: lower-case words joined by /")
         if self._within is None:
@@ -129,17 +131,17 @@ class Store:
             raise KdlibError(f"'{name[:80]}' names no owner; allowed in {self.url}: OWNER/..., private/OWNER/...")
         return f"{self.base}/{owned[1]}{self._within}{owned[2]}{suffix}"
 
-    def _read(self, name, suffix, most=None) -> bytes:
+    def _read(self, name: str, suffix: str, most: int | None = None) -> bytes:
         path = self._path(name, suffix)
         try:
-            content = self._attempt(f"{name} in {self.url}", self.fs.cat_file, path,
-                                    **({"start": 0, "end": most} if most else {}))
+            content: bytes = self._attempt(f"{name} in {self.url}", self.fs.cat_file, path,
+                                           **({"start": 0, "end": most} if most else {}))
         except FileNotFoundError as error:
             raise Missing(f"{name} is not in {self.url}") from error
         self.bytes_in += len(content)
         return content
 
-    def _read_sealed(self, name, suffix, limit=None) -> bytes:
+    def _read_sealed(self, name: str, suffix: str, limit: int | None = None) -> bytes:
         content = self._read(name, suffix, limit and limit + 1)
         if limit and len(content) > limit:
             raise self._damaged(name, f"it has over {limit} bytes")
@@ -150,10 +152,10 @@ class Store:
             raise self._damaged(name, "its checksum is wrong")
         return content
 
-    def _damaged(self, name, why) -> Damaged:
+    def _damaged(self, name: str, why: object) -> Damaged:
         return Damaged(f"{name} in {self.url} is damaged: {why}")
 
-    def _write(self, name, suffix, content, new=False):
+    def _write(self, name: str, suffix: str, content: bytes, new: bool = False) -> None:
         """Raises FileExistsError for a `new` object that is there already."""
         path = self._path(name, suffix)
         if "file" not in self.fs.protocol:  # memory and object stores put whole objects
@@ -170,20 +172,20 @@ class Store:
                     self.fs.rm_file(beside)
         self.bytes_out += len(content)
 
-    def _to_json(self, name, value) -> bytes:
+    def _to_json(self, name: str, value: object) -> bytes:
         text = json.dumps({"sha256": ZEROS, "value": value}, sort_keys=True, allow_nan=False, separators=(",", ":"))
         if len(text) > JSON_LIMIT:
             raise KdlibError(f"{name} takes {len(text)} bytes of JSON; allowed: at most {JSON_LIMIT}")
         return _sealed(text.encode(), JSON)
 
-    def _from_json(self, name, content) -> object:
+    def _from_json(self, name: str, content: bytes) -> object:
         try:
             return json.loads(content)["value"]
         except (ValueError, KeyError, RecursionError) as error:  # sealed, but not by put_json
             raise self._damaged(name, error) from error
 
 
-def _once(what, call, *arguments, **options):
+def _once(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     return call(*arguments, **options)
 
 
@@ -193,7 +195,9 @@ def _kind(name: str) -> tuple[str, str]:
 
 
 def _sealed(content: bytes, suffix: str) -> bytes:
-    start, end = SEAL[suffix].match(content).span(1)
+    seal = SEAL[suffix].match(content)
+    assert seal is not None  # both formats keep it at their head
+    start, end = seal.span(1)
     return b"".join((content[:start], _sha256(content, start, end), memoryview(content)[end:]))
 
 
@@ -211,7 +215,7 @@ class Session:
     scratch: last words of the names that only these Steps read; they never reach the store below.
     """
 
-    def __init__(self, store: Store, scratch: tuple[str, ...]):
+    def __init__(self, store: Store, scratch: tuple[str, ...]) -> None:
         self.store, self.scratch = store, scratch
         self._seen: dict[str, dict[str, Tensor]] = {}
 

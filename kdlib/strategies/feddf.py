@@ -22,7 +22,7 @@ from torch import Tensor
 from kdlib.invoke.steps import Stage
 from kdlib.invoke.strategy import SHORT, Chosen, Sizes, Strategy, Work, of_aggregator, of_client, server_model
 from kdlib.learning.client import alignment_rows, fit, load, mean, save
-from kdlib.learning.engine import Batches, KeepBest, accuracy, predict
+from kdlib.learning.engine import Batches, KeepBest, Targets, accuracy, predict
 from kdlib.settings.experiment import Batch, Count
 from kdlib.settings.shared import Aligned, Validated
 from kdlib.store.names import VALIDATION, named, public
@@ -90,6 +90,7 @@ def distil(experiment: FedDF, store: Store, round_: int, architecture: str) -> d
     keep = KeepBest(lambda model: accuracy(experiment, model, held["x"], held["y"]), experiment.patience,
                     every=experiment.score_every)
     x = _alignment_sample(experiment, store, round_)
+    teacher: Targets
     if experiment.teachers == "shared":
         teacher = store.get(named("public", round_, "teacher"))["logits"]
     else:
@@ -115,7 +116,7 @@ def reversed_divergence(student: Tensor, teacher: Tensor) -> Tensor:
 class Recomputed:
     """The teacher's logits for some rows of x, predicted by every client's model each time they are asked for."""
 
-    def __init__(self, experiment: FedDF, store: Store, round_: int, x: Tensor):
+    def __init__(self, experiment: FedDF, store: Store, round_: int, x: Tensor) -> None:
         self.experiment, self.x = experiment, x
         self.models = [load(experiment, store, client, named(client, round_, "weights"))
                        for client in called(experiment, store, round_)]

@@ -37,6 +37,7 @@ from kdlib.learning.client import alignment_rows, fit, load, mean, save, start, 
 from kdlib.learning.engine import Batches, KeepBest, cross_entropy, predict
 from kdlib.settings.experiment import Batch, Count
 from kdlib.settings.shared import Aligned
+from kdlib.settings.task import TextTask
 from kdlib.store.names import named, private, public
 from kdlib.store.store import Store
 
@@ -206,6 +207,7 @@ def _fifth(experiment: FedMD, data: dict[str, Tensor], owner: str, step: str) ->
     """Rows to stop by, and the rows to train on: drawn once per owner, or of a text the last ones after a gap."""
     rows, items = torch.arange(len(data["y"])), len(data["y"]) // 5
     if "at" in data:
+        assert isinstance(experiment.task, TextTask)  # no other items have a place in a text
         rest, fifth = rows[:-items], rows[-items:]
         return fifth, rest[data["at"][rest] <= data["at"][fifth[0]] - experiment.task.window]
     shuffled = torch.from_numpy(experiment.rng(0, owner, f"{step}/fifth").permutation(len(rows)))
