@@ -79,7 +79,7 @@ def _retrieve(archive: Unhashed, downloads: Path, progress: bool) -> Path:
         raise KdlibError(f"{archive.url}: {error}") from error
 
 
-def _transfer(url: str, output: str, _pooch, *, part: Path, progress: bool) -> None:
+def _transfer(url: str, output: str, _pooch: object, *, part: Path, progress: bool) -> None:
     """A downloader for pooch: `part` grows over tries, even over calls, and becomes `output` when it is whole."""
     for pause in (*PAUSES, None):
         try:

@@ -22,7 +22,7 @@ from kdlib.errors import KdlibError
 
 LARGEST = 2 * 2**30  # bytes, of one download and of one array: EMNIST, the largest here, has 0.5 GiB
 
-Array = Literal[*ARRAYS]
+Array = Literal["x_train", "y_train", "x_test", "y_test"]  # ARRAYS
 Complete = Field(min_length=len(ARRAYS))
 Members = Annotated[tuple[str, ...], Field(min_length=1)]
 
@@ -61,6 +61,10 @@ class _Images(_Published):
     transposed: bool = False
     first_label: Annotated[int, Field(ge=0, le=255)] = 0
 
+    def read(self, get: Get) -> Iterator[tuple[str, np.ndarray]]:
+        """(name, array) of each of ARRAYS."""
+        raise NotImplementedError
+
     def write(self, name: str, get: Get, file: IO[bytes]) -> None:
         """NAME.npz: images upright, labels from 0, as many labels as images. Raises KdlibError where they are not."""
         arrays = dict(self.read(get))
@@ -71,7 +75,7 @@ class _Images(_Published):
                 raise KdlibError(f"{name} has label {arrays[y].min()} in {y}; allowed: from {self.first_label}")
             arrays[x] = arrays[x].swapaxes(1, 2) if self.transposed else arrays[x]
             arrays[y] = arrays[y] - self.first_label
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs take an array for allow_pickle
 
 
 class Idx(_Images):
@@ -142,7 +146,9 @@ class TarRecords(_Images):
             raise KdlibError(f"{file}: {member} is a link, a folder or a device; it must be a file")
         if not 0 < there.size <= LARGEST or there.size % size:
             raise KdlibError(f"{file}: {member} has {there.size:,} bytes; it must hold records of {size:,} bytes each")
-        return np.frombuffer(archive.extractfile(there).read(there.size), np.uint8).reshape(-1, size)
+        stream = archive.extractfile(there)
+        assert stream is not None  # of a file there is one
+        return np.frombuffer(stream.read(there.size), np.uint8).reshape(-1, size)
 
 
 class Text(_Published):

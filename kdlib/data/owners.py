@@ -1,5 +1,7 @@
 """Items whose owners the data name, such as FEMNIST's writers: an owner is a client, with test items of its own."""
 
+from typing import Any
+
 import numpy as np
 
 from kdlib.data.splits import RunData, Split, held_out, joined, some
@@ -15,7 +17,7 @@ def share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
     """
     task, rng = experiment.task, experiment.rng
     assert isinstance(task, Task) and private.owner is not None and test.owner is not None
-    trains, tests = (dict(zip(*np.unique(split.owner, return_counts=True), strict=True)) for split in (private, test))
+    trains, tests = _counted(private.owner), _counted(test.owner)
     able = [owner for owner in sorted(trains)
             if trains[owner] >= task.least_train and tests.get(owner, 0) >= task.least_test]
     if len(able) <= experiment.clients:
@@ -24,7 +26,8 @@ def share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
                          f"{max(0, len(able) - 1)}")
     order = [able[index] for index in rng(0, "server", "roles").permutation(len(able))]
     chosen, others = order[: experiment.clients], order[experiment.clients :]
-    parts, of_test = [], []
+    parts: list[Split] = []
+    of_test: list[Split] = []
     for number, (client, owner) in enumerate(zip(experiment.client_names, chosen, strict=True)):
         for splits, split, most, purpose in ((parts, private, experiment.samples, "items"),
                                              (of_test, test, experiment.test_items, "test")):
@@ -34,3 +37,8 @@ def share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
     rows = some(held, held_out(experiment), rng(0, "server", "validation"))
     return RunData(private=joined(parts), validation=private.take(rows)._replace(owner=None), test=joined(of_test),
                    public=private.take(np.arange(0)), hashes={}, roles=tuple(str(owner) for owner in chosen))
+
+
+def _counted(owners: np.ndarray) -> dict[Any, int]:
+    """Owner -> how many items."""
+    return dict(zip(*np.unique(owners, return_counts=True), strict=True))

@@ -42,7 +42,8 @@ def dirichlet(labels: np.ndarray, clients: int, alpha: float, rng: np.random.Gen
     return Partition(parts, draws, moved, len(line) - size * clients)
 
 
-def _draw(by_class, clients, alpha, fair, rng) -> list[np.ndarray]:
+def _draw(by_class: list[np.ndarray], clients: int, alpha: float, fair: float,
+          rng: np.random.Generator) -> list[np.ndarray]:
     held = np.zeros(clients, dtype=np.int64)
     pieces: list[list[np.ndarray]] = [[] for _ in range(clients)]
     for items in by_class:
@@ -78,6 +79,7 @@ def partition(experiment: Experiment, labels: np.ndarray, owners: np.ndarray | N
     """
     if owners is not None:
         return Partition([np.flatnonzero(owners == client) for client in range(experiment.clients)], 0, 0, 0)
+    assert experiment.alpha is not None  # Experiment asks for it where nobody owns the items
     return dirichlet(labels, experiment.clients, experiment.alpha, experiment.rng(0, "server", "partition"))
 
 
@@ -88,10 +90,10 @@ def table(parts: Partition, labels: np.ndarray, names: tuple[str, ...], roles: t
     """
     rows = [(name, int(label), int(items)) for name, part in zip(names, parts.parts, strict=True)
             for label, items in zip(*np.unique(labels[part], return_counts=True), strict=True)]
-    rows = pd.DataFrame(rows, columns=["client", "label", "items"])
+    held = pd.DataFrame(rows, columns=["client", "label", "items"])
     if roles:
-        rows.insert(1, "role", rows["client"].map(dict(zip(names, roles, strict=True))))
-    return rows.assign(draws=parts.draws, moved=parts.moved, unused=parts.unused)
+        held.insert(1, "role", held["client"].map(dict(zip(names, roles, strict=True))))
+    return held.assign(draws=parts.draws, moved=parts.moved, unused=parts.unused)
 
 
 def label_entropy(counts: pd.DataFrame) -> float:

@@ -6,6 +6,7 @@ A data set is called by its name and is, in this order: arrays that `kdlib.task`
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +111,7 @@ def _from_npz(path: Path, needs: Needs) -> DataSet:
             if missing := [name for name in needs.arrays if name not in arrays.files]:
                 raise KdlibError(f"{path} has no {', '.join(missing)}; it must hold {', '.join(needs.arrays)}")
             found = {name: arrays[name] for name in needs.arrays}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, zipfile.zlib.error) as error:
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, zlib.error) as error:
         raise KdlibError(f"{path} is damaged or no .npz file: {' '.join(str(error).split())}") from error
     train, test = (checked(path, found[f"x_{split}"], found.get(f"y_{split}"), found.get(f"owner_{split}"))
                    if f"x_{split}" in found else None for split in ("train", "test"))
@@ -168,7 +169,8 @@ def _arrays(experiment: Experiment, task: Task) -> RunData:
     hashes = {name: sha256(array) for part, split in (("private", private), ("test", test), ("public", public))
               for name, array in ((f"{part}.x", split.x), (f"{part}.y", split.y))}
     if task.by_owners:
-        hashes |= {f"{part}.owner": sha256(split.owner) for part, split in (("private", private), ("test", test))}
+        assert private.owner is not None and test.owner is not None  # Needs of `load`
+        hashes |= {"private.owner": sha256(private.owner), "test.owner": sha256(test.owner)}
     drawn = (owners.share_out if task.by_owners else _share_out)(experiment, private, test)
     most = experiment.setting("public_items")
     return drawn._replace(public=_drawn(public, most, experiment.rng(0, "server", "public")), hashes=hashes)

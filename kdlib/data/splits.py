@@ -1,7 +1,7 @@
 """What a run takes of a data set: items with their labels, drawn by seed, hashed before they are."""
 
 import hashlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,8 @@ class Split(NamedTuple):
 
     def take(self, rows: np.ndarray) -> "Split":
         """The items at `rows`, in that order."""
-        return Split(*(None if array is None else array[rows] for array in self))
+        return Split(self.x[rows], self.y[rows], None if self.at is None else self.at[rows],
+                     None if self.owner is None else self.owner[rows])
 
 
 class DataSet(NamedTuple):
@@ -75,7 +76,9 @@ def spread(numbers: np.ndarray, most: int | None) -> np.ndarray:
 
 def joined(splits: list[Split]) -> Split:
     """One after the other."""
-    return Split(*(None if arrays[0] is None else np.concatenate(arrays) for arrays in zip(*splits, strict=True)))
+    arrays: list[Any] = [None if of_each[0] is None else np.concatenate(of_each)  # Any: x and y are never None
+                         for of_each in zip(*splits, strict=True)]
+    return Split(*arrays)
 
 
 def sha256(array: np.ndarray) -> str:

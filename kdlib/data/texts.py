@@ -14,6 +14,7 @@ from kdlib.data.leaf import as_one_line
 from kdlib.data.splits import RunData, Split, held_out, joined, recent, sha256, some, spread
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
+from kdlib.settings.task import TextTask
 from kdlib.settings.vocabulary import UNKNOWN, encode
 
 LARGEST = 2**28  # bytes of a file, unpacked: Shakespeare's plays have five million
@@ -30,7 +31,7 @@ class Windows(NamedTuple):
     step: int = 1
 
     @property
-    def count(self) -> int:
+    def number(self) -> int:
         """How many windows there are that a character follows."""
         return max(0, -(-(len(self.text) - self.size) // self.step))
 
@@ -40,8 +41,8 @@ class Windows(NamedTuple):
 
         The first nine tenths train; size - 1 windows after them are left out, so that none overlaps one that tests.
         """
-        train = int(0.9 * self.count)
-        return np.arange(train), np.arange(train + self.size - 1, self.count)
+        train = int(0.9 * self.number)
+        return np.arange(train), np.arange(train + self.size - 1, self.number)
 
     def take(self, numbers: np.ndarray) -> Split:
         """The windows of these numbers."""
@@ -91,6 +92,7 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
     Raises KdlibError where there are too few roles.
     """
     task, rng = experiment.task, functools.partial(experiment.rng, 0)
+    assert isinstance(task, TextTask)
     roles, text = read_roles(private, task.window), read_text(public, task.window, task.public.step)
     able = [role for role, windows in roles.items() if len(windows.by_time[1]) >= task.private.least_test]
     if len(able) <= experiment.clients:
@@ -99,14 +101,15 @@ def prepare(experiment: Experiment, private: Path, public: Path) -> RunData:
     order = [able[index] for index in rng("server", "roles").permutation(len(able))]
     clients, others = order[: experiment.clients], order[experiment.clients :]
 
-    parts, tests = [], []
+    parts: list[Split] = []
+    tests: list[Split] = []
     for number, (client, role) in enumerate(zip(experiment.client_names, clients, strict=True)):
         train, test = roles[role].by_time
         for splits, numbers in ((parts, _of_own(experiment, train, rng(client, "windows"))),
                                 (tests, some(test, experiment.test_items, rng(client, "test")))):
             taken = roles[role].take(numbers)
             splits.append(taken._replace(owner=np.full(len(taken.y), number)))
-    shared = np.arange(int(0.8 * text.count))[: task.public.items]
+    shared = np.arange(int(0.8 * text.number))[: task.public.items]
     whole = "".join(f"{role} {sha256(windows.text)}\n" for role, windows in roles.items())
     return RunData(
         private=joined(parts),
@@ -130,6 +133,6 @@ def _of_own(experiment: Experiment, train: np.ndarray, rng: np.random.Generator)
 
 def _across(texts: list[Windows], most: int | None, rng: np.random.Generator) -> Split:
     """`most` windows of all the texts together; drawn before any is made, as all of them are millions."""
-    starts = np.cumsum([0, *(windows.count for windows in texts)])
+    starts = np.cumsum([0, *(windows.number for windows in texts)])
     pieces = np.split(numbers := some(np.arange(starts[-1]), most, rng), np.searchsorted(numbers, starts[1:-1]))
     return joined([windows.take(piece - start) for windows, piece, start in zip(texts, pieces, starts, strict=False)])

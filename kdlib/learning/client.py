@@ -3,7 +3,7 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ def fit(experiment: Experiment, model: nn.Module, batches: Batches, loss: Loss, 
     module = Training(experiment, model, loss)
     run_trainer(module, batches, epochs, steps, keep)
     if keep:
+        assert keep.weights is not None  # it has looked once at least
         model.load_state_dict(keep.weights)
     metrics = {"loss": float(module.total / module.batches), "batches": module.batches, "items": len(batches.x)}
     return metrics | ({"scores": keep.scores, "best": keep.best} if keep else {})
@@ -53,7 +54,7 @@ def interrupts_wait() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only that one hears of interrupts
         yield
         return
-    came = []
+    came: list[bool] = []
     before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
     try:
         yield
@@ -85,7 +86,7 @@ def alignment_rows(experiment: Experiment, round_: int, items: int) -> Tensor:
     return torch.from_numpy(experiment.rng(round_, "server", "alignment").choice(items, size, replace=False))
 
 
-def mean(tensors: list[Tensor], weights: list[float] | None = None) -> Tensor:
+def mean(tensors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
     """The (weighted) mean over clients, summed in the given order in float64, back in the first one's dtype.
 
     It is made where the tensors are, on the CPU where their device has no float64.
@@ -93,4 +94,5 @@ def mean(tensors: list[Tensor], weights: list[float] | None = None) -> Tensor:
     weights = weights or [1.0] * len(tensors)
     tensors = [tensor.cpu() if tensor.device.type == "mps" else tensor for tensor in tensors]
     total = sum(weight * tensor.double() for weight, tensor in zip(weights, tensors, strict=True))
+    assert isinstance(total, Tensor)  # of one client at least
     return (total / sum(weights)).to(tensors[0].dtype)

@@ -8,6 +8,7 @@ import functools
 import math
 import platform
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,12 @@ PREDICT_BATCH = 128  # activations of more images than this no longer fit the ca
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Targets(Protocol):
+    """A Tensor, or what makes its rows when they are asked for."""
+
+    def __getitem__(self, rows: Tensor, /) -> Tensor: ...
 
 
 @functools.cache
@@ -69,7 +76,7 @@ class Batches:
     the experiment's device.
     """
 
-    def __init__(self, experiment: Experiment, x: Tensor, target: Tensor, size: int, seed: int) -> None:
+    def __init__(self, experiment: Experiment, x: Tensor, target: Targets, size: int, seed: int) -> None:
         self.experiment, self.x, self.target, self.size = experiment, x, target, size
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -90,9 +97,10 @@ class KeepBest:
     """
 
     def __init__(self, score: Callable[[nn.Module], float], patience: int, min_delta: float = 0.0,
-                 every: int | None = None):
+                 every: int | None = None) -> None:
         self.score, self.patience, self.min_delta, self.every = score, patience, min_delta, every
-        self.best, self.weights, self.scores, self.waited = -math.inf, None, 0, 0
+        self.best, self.scores, self.waited = -math.inf, 0, 0
+        self.weights: dict[str, Tensor] | None = None
 
     def look(self, model: nn.Module) -> bool:
         """Score the model as it is now; True where patience is at its end."""

@@ -89,7 +89,8 @@ def work(experiment: Experiment, architecture: str) -> int:
     model = _built(experiment, architecture).eval().to("meta")  # shapes alone are followed, nothing is computed
     with FlopCounterMode(display=False) as counter:
         model(inputs(experiment, blank(experiment, 1), "meta"))
-    return counter.get_total_flops() // 2  # two operations are one multiply-accumulate
+    operations: int = counter.get_total_flops()
+    return operations // 2  # two operations are one multiply-accumulate
 
 
 def _built(experiment: Experiment, architecture: str) -> nn.Module:

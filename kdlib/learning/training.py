@@ -4,6 +4,8 @@ import contextlib
 import logging
 import signal
 import warnings
+from collections.abc import Iterator
+from typing import Literal
 
 import lightning
 import torch
@@ -17,7 +19,7 @@ from kdlib.settings.experiment import Experiment
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning.*")
 
-PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+PRECISION: dict[str, Literal["32-true", "bf16-mixed"]] = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
 
 class Training(lightning.LightningModule):
@@ -55,20 +57,21 @@ def optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Optimizer
 class Watch(lightning.Callback):
     """Shows the model to a KeepBest while it trains, and stops when that has seen enough."""
 
-    def __init__(self, keep: KeepBest):
-        self.keep = keep
+    def __init__(self, keep: KeepBest, model: nn.Module) -> None:
+        self.keep, self.model = keep, model
 
-    def on_train_start(self, trainer, module):
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if self.keep.every:
-            self.keep.look(module.model)
+            self.keep.look(self.model)
 
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: object,
+                           batch: object, batch_idx: int) -> None:
         if self.keep.every and trainer.global_step % self.keep.every == 0:
-            trainer.should_stop = trainer.should_stop or self.keep.look(module.model)
+            trainer.should_stop = trainer.should_stop or self.keep.look(self.model)
 
-    def on_train_epoch_end(self, trainer, module):
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         if not self.keep.every:
-            trainer.should_stop = trainer.should_stop or self.keep.look(module.model)
+            trainer.should_stop = trainer.should_stop or self.keep.look(self.model)
 
 
 def run_trainer(module: Training, batches: Batches, epochs: int | None, steps: int | None,
@@ -77,7 +80,7 @@ def run_trainer(module: Training, batches: Batches, epochs: int | None, steps: i
     experiment = module.experiment
     trainer = lightning.Trainer(
         accelerator=experiment.device, devices=1, precision=PRECISION[experiment.precision],
-        max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[Watch(keep)] if keep else None,
+        max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[Watch(keep, module.model)] if keep else None,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False,
     )
@@ -87,7 +90,7 @@ def run_trainer(module: Training, batches: Batches, epochs: int | None, steps: i
 
 
 @contextlib.contextmanager
-def _interruptible():
+def _interruptible() -> Iterator[None]:
     """Lightning makes exit(1) of an interrupt, and has the process ignore the next one."""
     on_interrupt = signal.getsignal(signal.SIGINT)
     try:

@@ -66,7 +66,8 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Features in the order (height, width, channels), as in Keras: channels-last maps flatten without a copy.
-        return self.linear(self.blocks(x).permute(0, 2, 3, 1).flatten(1))
+        logits: Tensor = self.linear(self.blocks(x).permute(0, 2, 3, 1).flatten(1))
+        return logits
 
     def penalty(self) -> Tensor:
         """1e-3 x the sum of the last layer's squared weights, a part of every loss (PAPER: Models)."""
@@ -93,7 +94,8 @@ def cnn(blocks: tuple[Block, ...], task: Task, classes: int, width: float, gener
         channels = out
     model = CNN(layers, channels * size[0] * size[1], classes)
     model.apply(functools.partial(keras_start, generator=generator))
-    return model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this way to call it
+    return model
 
 
 NETWORKS = {name: Network(functools.partial(cnn, blocks), "image", len(blocks)) for name, blocks in BLOCKS.items()}

@@ -31,7 +31,8 @@ class LSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         states, _ = self.lstm(self.embedding(x.t()))  # one token of all the texts after the other
-        return self.linear(states[-1])
+        logits: Tensor = self.linear(states[-1])
+        return logits
 
 
 def lstm(layers: int, task: Task | TextTask, classes: int, width: float, generator: torch.Generator | None,

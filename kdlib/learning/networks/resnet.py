@@ -42,7 +42,8 @@ def resnet(depth: int, task: Task, classes: int, width: float, generator: torch.
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", generator=generator)
-    return model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack this way to call it
+    return model
 
 
 NETWORKS = {f"resnet{depth}": Network(functools.partial(resnet, depth), "image") for depth in (8, 20)}

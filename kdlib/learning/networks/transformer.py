@@ -21,7 +21,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         embedded = self.embedding(x) + self.places(torch.arange(x.shape[1], device=x.device))
-        return self.linear(self.encoder(embedded)[:, -1])
+        logits: Tensor = self.linear(self.encoder(embedded)[:, -1])
+        return logits
 
 
 def transformer(task: Task | TextTask, classes: int, width: float, generator: torch.Generator,
