@@ -4,6 +4,9 @@ import functools
 import math
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,7 @@ from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, ratio, wor
 from kdlib.runs import runner
 from kdlib.settings.experiment import Experiment, make_experiment
 from kdlib.store.store import Store
+from kdlib.strategies.alone import Alone
 
 HEADLINE = "cnn2-128-256"
 BATCH = {"image": 128, "text": 32}  # items of one
@@ -45,7 +49,9 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     images, texts = (make_experiment(task, "feddf", profile="paper", threads=THREADS[kind], precision="auto",
                                      device=device, width=TINY if quick else 1)
                      for task, kind in (("digits", "image"), ("shakespeare", "text")))
-    seconds, factors, done = {}, {}, {}
+    seconds: dict[str, list[float]] = {}
+    factors: dict[str, float] = {}
+    done: dict[str, int] = {}
     # Two processes: what the engine asks of the allocator must not help the plain side.
     with workers(1) as plain_worker, workers(1) as engine_worker:
         for experiment, architecture in [(each, name) for each in (images, texts) for name in each.architectures]:
@@ -60,6 +66,7 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     bench = finish(name, factors[HEADLINE], factors, seconds, images.threads, done)
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
+    assert rate is not None  # `done` has it
     bench.notes = [f"on {device}; engine in {images.precision}; digits in batches of {BATCH['image']}, windows of "
                    f"random characters in batches of {BATCH['text']}, those on {texts.threads} thread"]
     if not 0.8 * low <= rate <= 1.2 * high:
@@ -69,11 +76,11 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     return bench
 
 
-def _in(pool, function, *arguments):
+def _in(pool: Executor, function: Callable[..., float], *arguments: Any) -> float:
     return pool.submit(function, *arguments).result()
 
 
-def _seconds(name, way, experiment, architecture, items) -> float:
+def _seconds(name: str, way: str, experiment: Experiment, architecture: str, items: int) -> float:
     """In a worker: how long one side takes for so many items."""
     torch.set_num_threads(experiment.threads)
     batch = BATCH[experiment.task.items]
@@ -85,14 +92,16 @@ def _seconds(name, way, experiment, architecture, items) -> float:
         drawn = sets.prepare(experiment)
         x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[:items]
         y = torch.from_numpy(drawn.private.y).repeat(4)[:items]
-    model = plain.model(experiment, architecture) if way == "plain" else start(experiment, architecture)
-    side = {
-        "train plain": lambda: plain.train(experiment, model, x, y, batch, items // batch),
-        "train engine": lambda: client.fit(experiment, model, Batches(experiment, x, y, batch, 0), F.cross_entropy,
-                                           epochs=1),
-        "predict plain": lambda: plain.predict(model, x, batch),
-        "predict engine": lambda: predict(experiment, model, x),
-    }[f"{name} {way}"]
+    side: Callable[[], object]
+    if way == "plain":
+        bare = plain.model(experiment, architecture)
+        side = {"train": lambda: plain.train(experiment, bare, x, y, batch, items // batch),
+                "predict": lambda: plain.predict(bare, x, batch)}[name]
+    else:
+        model = start(experiment, architecture)
+        side = {"train": lambda: client.fit(experiment, model, Batches(experiment, x, y, batch, 0), F.cross_entropy,
+                                            epochs=1),
+                "predict": lambda: predict(experiment, model, x)}[name]
     clock = time.perf_counter()
     side()
     if experiment.device == "cuda":
@@ -108,7 +117,8 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
     """
     from kdlib.invoke.ray import Ray
 
-    one, seconds = Step("train", 1, "client-0000"), {}
+    one = Step("train", 1, "client-0000")
+    seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as place:
         for width, name in ((TINY if quick else 1, ""), (0.25, ", width x 0.25")):
             experiment, store = _deployed(f"{place}/{width}", width, 0.2 if quick else 2.2)
@@ -123,9 +133,9 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
             list(pool.map(_half, halves))  # start-up apart, for both
             list(invoker.run("bench", experiment, store, steps))
             seconds |= alternate({
-                "two processes": lambda: list(pool.map(_half, halves)) and None,
-                "ray": lambda: list(invoker.run("bench", experiment, store, steps)) and None,
-                "inline": lambda: [perform(experiment, store, step) for step in steps] and None}, pairs, "ray")
+                "two processes": lambda: list(pool.map(_half, halves)),
+                "ray": lambda: list(invoker.run("bench", experiment, store, steps)),
+                "inline": lambda: [perform(experiment, store, step) for step in steps]}, pairs, "ray")
         invoker.close()
     factors = {"kdlib over bare": ratio(seconds["kdlib"], seconds["bare"]),
                "kdlib over bare, width x 0.25": ratio(seconds["kdlib, width x 0.25"], seconds["bare, width x 0.25"]),
@@ -136,18 +146,19 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
     return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads, items)
 
 
-def _deployed(place: str, width: float, seconds: float) -> tuple[Experiment, Store]:
+def _deployed(place: str, width: float, seconds: float) -> tuple[Alone, Store]:
     """An experiment whose client trains for `seconds` or longer, and the store that it works on."""
     kept = Store(place)
-    settings = {"clients": 6, "samples": None, "width": width}
+    settings: dict[str, Any] = {"clients": 6, "samples": None, "width": width}
     probe = make_experiment("digits", "alone", 100, **settings, local_epochs=1)
+    assert isinstance(probe, Alone)
     runner.deploy(probe, sets.prepare(probe), kept)
     fastest = min(alternate({"an epoch": lambda: _bare(probe, kept)}, 5)["an epoch"])
     epochs = math.ceil(seconds / fastest)
-    return make_experiment("digits", "alone", 100, **settings, local_epochs=epochs), kept
+    return probe.model_copy(update={"local_epochs": epochs}), kept
 
 
-def _bare(experiment, store) -> None:
+def _bare(experiment: Alone, store: Store) -> None:
     """What `alone.train` does, as a bare loop: the same model, batches and Adam."""
     torch.set_num_threads(experiment.threads)
     own = store.get("private/client-0000/data")
@@ -161,7 +172,7 @@ def _bare(experiment, store) -> None:
             optimizer.step()
 
 
-def _half(work) -> None:
+def _half(work: tuple[Experiment, str, list[Step]]) -> None:
     experiment, url, steps = work
     store = Store(url)
     for step in steps:

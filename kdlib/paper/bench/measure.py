@@ -3,9 +3,10 @@
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 from tqdm.auto import tqdm
@@ -44,7 +45,7 @@ class Bench(BaseModel):
     sides: dict[str, Side] = {}
     facts: dict[str, float] = {}
     notes: list[str] = []
-    machine: dict = {}
+    machine: dict[str, Any] = {}
 
     def text(self) -> str:
         """The same for a reader."""
@@ -74,7 +75,7 @@ def load(folder: str | Path, name: str) -> Bench:
                          f"{folder}/bench-{name}.json`") from error
 
 
-def alternate(sides: dict[str, Callable[[], float | None]], pairs: int, title: str = "") -> dict[str, list[float]]:
+def alternate(sides: Mapping[str, Callable[[], object]], pairs: int, title: str = "") -> dict[str, list[float]]:
     """Seconds of each side, taken in turn `pairs` times after one call that does not count.
 
     A side that returns a number has timed itself. Where a side takes over a minute, its first call counts and three
@@ -108,14 +109,14 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
 
 
 def finish(name: str, ratio: float, factors: dict[str, float], seconds: dict[str, list[float]], threads: int,
-           items: dict[str, int] | None = None, **more) -> Bench:
+           items: dict[str, int] | None = None, **more: Any) -> Bench:
     """Put a Bench together from the seconds of its sides."""
     return Bench(name=name, ratio=ratio, factors=factors, pairs=min(map(len, seconds.values())), threads=threads,
                  sides={label: side(values, (items or {}).get(label)) for label, values in seconds.items()},
                  machine=machine(), **more)
 
 
-def _timed(call) -> float:
+def _timed(call: Callable[[], object]) -> float:
     clock = time.perf_counter()
     own = call()
-    return time.perf_counter() - clock if own is None else own
+    return own if isinstance(own, float) else time.perf_counter() - clock

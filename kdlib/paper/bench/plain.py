@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdlib.learning.engine import Loss
 from kdlib.learning.layers import Dropout
-from kdlib.learning.models import start
+from kdlib.learning.models import penalty, start
 from kdlib.learning.networks.cnn import CNN
 from kdlib.learning.networks.lstm import LSTM
 from kdlib.settings.experiment import Experiment
@@ -16,15 +17,15 @@ from kdlib.settings.experiment import Experiment
 class BatchFirst(nn.Module):
     """An LSTM of the zoo as one writes it first: (N, window) all the way, both of PyTorch's biases trained."""
 
-    def __init__(self, built: LSTM):
+    def __init__(self, built: LSTM) -> None:
         super().__init__()
         own = built.lstm
         self.embedding, self.linear = built.embedding, built.linear
         self.lstm = nn.LSTM(own.input_size, own.hidden_size, own.num_layers, batch_first=True)
-        self.penalty = built.penalty
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(self.lstm(self.embedding(x))[0][:, -1])
+        logits: Tensor = self.linear(self.lstm(self.embedding(x))[0][:, -1])
+        return logits
 
 
 Plain = CNN | BatchFirst
@@ -35,10 +36,12 @@ def model(experiment: Experiment, architecture: str) -> Plain:
     built = start(experiment, architecture)
     if isinstance(built, LSTM):
         return BatchFirst(built).to(experiment.device)
+    assert isinstance(built, CNN)  # the other zoo
     for index, layer in enumerate(built.blocks):
         if isinstance(layer, Dropout):
             built.blocks[index] = nn.Dropout(0.2)
-    return built.to(memory_format=torch.contiguous_format)
+    built.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack this way to call it
+    return built
 
 
 def pictures(x: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ def pictures(x: Tensor) -> Tensor:
 
 
 def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Callable[[Tensor], Tensor], size: int,
-          batches: int, loss=F.cross_entropy) -> None:
+          batches: int, loss: Loss = F.cross_entropy) -> None:
     """`batches` steps on batches of `size`, in the order of x; target: rows of it, or a function of the images."""
     optimizer = torch.optim.Adam(built.parameters(), lr=experiment.learning_rate, eps=1e-7)
     built.train()
@@ -56,7 +59,7 @@ def train(experiment: Experiment, built: Plain, x: Tensor, target: Tensor | Call
         seen = pictures(x[rows]).to(experiment.device)
         aim = target(seen) if callable(target) else target[rows].to(experiment.device)
         optimizer.zero_grad()
-        (loss(built(seen), aim) + built.penalty()).backward()
+        (loss(built(seen), aim) + penalty(built)).backward()
         optimizer.step()
 
 

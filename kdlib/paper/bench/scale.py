@@ -1,5 +1,6 @@
 """FedMD at 10 to 1,000 clients: seconds a round, memory of the driving process, size of the store."""
 
+import functools
 import resource
 import tempfile
 
@@ -18,15 +19,16 @@ def bench_scale(pairs: int, quick: bool) -> Bench:
 
     ratio: how far a round is off the line a + b x clients that fits best, at most, relatively; 1.0 is on it.
     """
-    sizes, facts = QUICK if quick else CLIENTS, {}
+    sizes = QUICK if quick else CLIENTS
+    facts: dict[int, tuple[float, float]] = {}
 
-    def side(clients):
+    def side(clients: int) -> float:
         # The peak of a process never falls, so each size has a new one.
         with workers(1) as pool:
-            seconds, facts[clients] = pool.submit(_round, clients).result()
-        return seconds
+            took, facts[clients] = pool.submit(_round, clients).result()
+        return took
 
-    sides = {f"{clients} clients": lambda clients=clients: side(clients) for clients in sizes}
+    sides = {f"{clients} clients": functools.partial(side, clients) for clients in sizes}
     seconds = alternate(sides, pairs, "scale")
     bench = finish("scale", 1.0, {}, seconds, 1)
     medians = np.array([bench.sides[f"{clients} clients"].median for clients in sizes])
@@ -41,7 +43,7 @@ def bench_scale(pairs: int, quick: bool) -> Bench:
     return bench
 
 
-def _round(clients):
+def _round(clients: int) -> tuple[float, tuple[float, float]]:
     experiment = make_experiment("mnist", "fedmd", 100, profile="smoke", clients=clients, samples=50, rounds=1,
                                  pretrain_epochs=1, transfer_epochs=1, test_items=100, alignment_items=128)
     with tempfile.TemporaryDirectory() as place:

@@ -3,9 +3,12 @@
 import contextlib
 import functools
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdlib.data import sets
 from kdlib.invoke.perform import perform
@@ -14,13 +17,13 @@ from kdlib.invoke.steps import Step
 from kdlib.learning import client
 from kdlib.learning.engine import Batches, predict
 from kdlib.learning.models import start
-from kdlib.learning.networks.cnn import CNN
 from kdlib.paper.bench import plain
 from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, medians, ratio, workers
 from kdlib.runs import runner
-from kdlib.settings.experiment import make_experiment
+from kdlib.runs.run import Run
+from kdlib.settings.experiment import Experiment, make_experiment
 from kdlib.store.store import Store
-from kdlib.strategies.feddf import divergence
+from kdlib.strategies.feddf import FedDF, divergence
 
 CLIENTS = 100
 TEACHERS = 20
@@ -30,16 +33,17 @@ ITEMS = 5000  # of an alignment sample
 
 def bench_pretrain(pairs: int, quick: bool) -> Bench:
     """C4: public transfer learning for 100 clients of 6 architectures, one after another / once each / side by side."""
-    clients, smaller = (12, {"pretrain_epochs": 1, "width": TINY}) if quick else (CLIENTS, {})
+    clients = 12 if quick else CLIENTS
+    smaller: dict[str, Any] = {"pretrain_epochs": 1, "width": TINY} if quick else {}
     experiment = make_experiment("digits", "fedmd", 100, clients=clients, **smaller)
     steps = [Step("pretrain", 0, architecture) for architecture in experiment.architectures]
     every = [Step("pretrain", 0, experiment.architecture_of(name)) for name in experiment.client_names]
     with _store_for(experiment) as store, contextlib.closing(Ray(workers=2)) as ray:
         list(ray.run("bench", experiment, store, steps))  # start-up apart
         seconds = alternate({
-            "one after another, per client": lambda: [perform(experiment, store, step) for step in every] and None,
-            "once per architecture": lambda: [perform(experiment, store, step) for step in steps] and None,
-            "side by side (ray, 2 workers)": lambda: list(ray.run("bench", experiment, store, steps)) and None,
+            "one after another, per client": lambda: [perform(experiment, store, step) for step in every],
+            "once per architecture": lambda: [perform(experiment, store, step) for step in steps],
+            "side by side (ray, 2 workers)": lambda: list(ray.run("bench", experiment, store, steps)),
         }, pairs, "pretrain")
     client_by_client, once, side_by_side = medians(seconds).values()  # of which the factors multiply to the whole
     return finish("pretrain", client_by_client / side_by_side,
@@ -54,22 +58,24 @@ def bench_distil(pairs: int, quick: bool) -> Bench:
     Every side is measured on a few batches and on the teachers' prediction, and scaled to 40 and to 1,000 batches;
     with shared teachers 40 are measured as they are.
     """
-    teachers, items, measured, smaller = (6, 256, (1, 2), {"width": TINY}) if quick else (TEACHERS, ITEMS, (4, 40), {})
+    teachers, items, measured = (6, 256, (1, 2)) if quick else (TEACHERS, ITEMS, (4, 40))
+    smaller: dict[str, Any] = {"width": TINY} if quick else {}
     experiment = make_experiment("digits", "feddf", 100, clients=teachers, clients_per_round=teachers, distil_batch=128,
                                  alignment_items=items, precision="auto", **smaller)
+    assert isinstance(experiment, FedDF)
     x = torch.from_numpy(sets.prepare(experiment).public.x).repeat(10, 1, 1)[:items]
     students, names = experiment.architectures, experiment.client_names
     # Plain work has processes of its own: what the engine asks of the allocator must not help it.
     with workers(2) as plain_workers, workers(2) as engine_workers:
 
-        def parallel(function, of, *args):
+        def parallel(function: Callable[..., None], of: Iterable[str], *args: Any) -> None:
             pool = engine_workers if args[-1] == "engine" else plain_workers
             for one in [pool.submit(function, experiment, one, x, *args) for one in of]:
                 one.result()
 
         few, more = measured
 
-        def sequential():
+        def sequential() -> None:
             for one in students:
                 _distil(experiment, one, x, few, "recomputed")
 
@@ -92,7 +98,7 @@ def bench_distil(pairs: int, quick: bool) -> Bench:
                          f"width {experiment.width:g}; engine in {experiment.precision}; the paper: 1.76x"])
 
 
-def _distil(experiment, architecture, x, batches, way) -> None:
+def _distil(experiment: FedDF, architecture: str, x: Tensor, batches: int, way: str) -> None:
     """One student's distillation; way: recomputed (plain, teachers predicted for every batch), plain, or engine."""
     torch.set_num_threads(experiment.threads)
     logits = torch.zeros(len(x), experiment.classes)
@@ -100,24 +106,24 @@ def _distil(experiment, architecture, x, batches, way) -> None:
         own = Batches(experiment, x, logits, experiment.distil_batch, 0)
         client.fit(experiment, start(experiment, architecture), own, divergence, steps=batches)
         return
-    target = logits
-    if way == "recomputed":
-        teachers = _teachers(experiment)
+    teachers = _teachers(experiment) if way == "recomputed" else []
 
-        def target(seen):
-            with torch.no_grad():
-                return torch.stack([teacher(seen) for teacher in teachers]).mean(0)
+    def recomputed(seen: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.stack([teacher(seen) for teacher in teachers]).mean(0)
+
     student = plain.model(experiment, architecture)
+    target = recomputed if teachers else logits
     plain.train(experiment, student, x, target, experiment.distil_batch, batches, divergence)
 
 
 @functools.lru_cache(maxsize=1)
-def _teachers(experiment) -> list[CNN]:
+def _teachers(experiment: FedDF) -> list[plain.Plain]:
     """Built at the call that does not count: once a distillation, not once for the few batches that are measured."""
     return [plain.model(experiment, name).eval() for name in experiment.client_names]
 
 
-def _teach(experiment, name, x, way) -> None:
+def _teach(experiment: FedDF, name: str, x: Tensor, way: str) -> None:
     """One client's logits on the alignment sample, right after its training."""
     torch.set_num_threads(experiment.threads)
     if way == "engine":
@@ -142,9 +148,10 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
     experiment = make_experiment("digits", "fedmd", 0.1, profile="smoke" if quick else "laptop", rounds=3,
                                  pretrain_epochs=1, transfer_epochs=1)  # not what is measured
     with tempfile.TemporaryDirectory() as place:
-        made, count = {}, iter(range(1000))
+        made: dict[bool, Run] = {}
+        count = iter(range(1000))
 
-        def side(fused):
+        def side(fused: bool) -> float:
             folder = Path(place) / str(next(count))
             made[fused] = runner.run(experiment, folder, progress=False, fused=fused)
             table = made[fused].table
@@ -152,7 +159,7 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
 
         seconds = alternate({"four invocations": lambda: side(False), "one invocation": lambda: side(True)}, pairs)
         rounds = {fused: one.table.query("round == 2 and step != 'aggregate'") for fused, one in made.items()}
-        same = made[True].result["final_bytes"] == made[False].result["final_bytes"]
+        same = made[True].final["final_bytes"] == made[False].final["final_bytes"]
     moved = {fused: float((table["bytes_in"] + table["bytes_out"]).sum()) for fused, table in rounds.items()}
     factors = {"invocations": len(rounds[False]) / len(rounds[True]), "bytes moved": moved[False] / moved[True],
                "seconds": ratio(*seconds.values()), "same final bytes": float(same)}
@@ -161,7 +168,7 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
 
 
 @contextlib.contextmanager
-def _store_for(experiment):
+def _store_for(experiment: Experiment) -> Iterator[Store]:
     with tempfile.TemporaryDirectory() as place:
         store = Store(place)
         runner.deploy(experiment, sets.prepare(experiment), store)
