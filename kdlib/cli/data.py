@@ -14,7 +14,7 @@ app.add_typer(data_app, name="data")
 
 
 @app.command()
-def tasks():
+def tasks() -> None:
     """The tasks that come with kdlib; your own is a .toml file of the same form."""
     for name in built_in():
         file = task_file(name)
@@ -31,7 +31,7 @@ def partition(
     seed: Seed = 0,
     strategy: Annotated[str | None, typer.Option(help="Whose data, where the task has others for some.")] = None,
     csv: Csv = False,
-):
+) -> None:
     """Who would hold what: items per client and label, by the law of the paper; or items per client and owner."""
     from kdlib.data import partition as law
     from kdlib.data import sets
@@ -61,7 +61,7 @@ def partition(
 def data_fetch(
     names: Annotated[list[str], typer.Argument(help="Data sets, for example mnist emnist_letters.")],
     registry: Annotated[Path | None, typer.Option(help="A .toml file of a mirror's addresses and hashes.")] = None,
-):
+) -> None:
     """Download official data sets, check their hashes, and convert them to kdlib's files; a cut transfer is resumed."""
     from kdlib.data import fetch, sets
 
@@ -70,7 +70,7 @@ def data_fetch(
 
 
 @data_app.command("list")
-def data_list():
+def data_list() -> None:
     """The data sets that can be fetched, and whether they are here."""
     from kdlib.data import fetch, sets
 

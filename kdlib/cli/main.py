@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,7 +16,7 @@ from kdlib.registry import PLUGINS, load_environment
 class Plugged(TyperGroup):
     """`--plugin FILE.py` may stand anywhere on the line; it is read before the command."""
 
-    def parse_args(self, ctx, args):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         places = [place for place, word in enumerate(args[:-1]) if word == "--plugin"]
         first = [word for place in places for word in args[place : place + 2]]
         rest = [word for place, word in enumerate(args) if not {place, place - 1} & set(places)]
@@ -37,7 +37,7 @@ INTERRUPTED = 130
 @app.callback()
 def plugged(plugin: Annotated[list[str] | None, typer.Option(
         metavar="FILE.py", help="A Python file, or a module, that registers strategies or networks; may be given "
-                                "several times, anywhere on the line. KDLIB_PLUGINS does the same.")] = None):
+                                "several times, anywhere on the line. KDLIB_PLUGINS does the same.")] = None) -> None:
     if plugin:  # for the processes, too, that this one starts
         paths = [str(Path(word).absolute()) if word.endswith(".py") else word for word in plugin]
         before = [word for word in os.environ.get(PLUGINS, "").split(os.pathsep) if word]

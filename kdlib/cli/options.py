@@ -5,11 +5,13 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from kdlib.errors import KdlibError
+
+Command = Callable[..., Any]
 
 Task = Annotated[str, typer.Option(help="A built-in task (see `kdlib tasks`) or the path of a .toml file; "
                                         "TASK:STRATEGY has that strategy's data, for a baseline beside it.")]
@@ -37,7 +39,7 @@ Fused = Annotated[bool, typer.Option("--fused", help="A client's Steps of a roun
                                                       "strategy can; the same bytes.")]
 
 
-def makes_experiment(profile: str) -> Callable:
+def makes_experiment(profile: str) -> Callable[[Command], Command]:
     """A command whose first argument, an Experiment, is made from options: --strategy, --task ... and --set.
 
     profile: the default of --profile.
@@ -45,25 +47,27 @@ def makes_experiment(profile: str) -> Callable:
     options = {"strategy": (Strategy, inspect.Parameter.empty), "task": (Task, "digits"), "alpha": (Alpha, None),
                "profile": (Profile, profile), "seed": (Seed, 0), "set_": (Set, [])}
 
-    def decorate(command: Callable) -> Callable:
+    def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def made(strategy, task, alpha, profile, seed, set_, **others):
+        def made(strategy: str, task: str, alpha: float | None, profile: str, seed: int, set_: list[str],
+                 **others: Any) -> Any:
             from kdlib.settings.experiment import make_experiment
 
             return command(make_experiment(task, strategy, alpha, seed, profile, **settings(set_)), **others)
 
         own = list(inspect.signature(command).parameters.values())[1:]
-        made.__signature__ = inspect.Signature([
+        signature = inspect.Signature([
             *(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
               for name, (kind, default) in options.items()),
             *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own)])
-        made.__annotations__ = {name: each.annotation for name, each in made.__signature__.parameters.items()}
+        made.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect; typeshed has none
+        made.__annotations__ = {name: each.annotation for name, each in signature.parameters.items()}
         return made
 
     return decorate
 
 
-def settings(pairs: list[str]) -> dict:
+def settings(pairs: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs; a value is JSON, or else the text itself. Raises KdlibError for anything else."""
     found = {}
     for pair in pairs:

@@ -32,7 +32,7 @@ def reproduce(
     jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
     kept: Annotated[bool, typer.Option("--kept", help="Do not run again what has its records in the figures' folder: "
                                                       "draw from those.")] = False,
-):
+) -> None:
     """The whole grid through papermill, then every figure. A run that is complete is not run again."""
     from kdlib.paper.grid import Grid, plan
 
@@ -54,7 +54,7 @@ def claims(
     runs: Runs = Path("runs"),
     figures: Annotated[Path, typer.Option(help="Folder of the benches and estimates, and for CLAIMS.md.")] = Path(
         "papers_figures"),
-):
+) -> None:
     """The paper's claims beside ours, from all complete runs of the profile: CLAIMS.md."""
     from kdlib.paper import claims as paper
     from kdlib.reports.cost import built_in as tables
@@ -80,7 +80,7 @@ def bench(
                                                    "minute.")] = 5,
     device: Annotated[str, typer.Option(help="Of train and predict: cpu, cuda or mps.")] = "cpu",
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works; not for quoting.")] = False,
-):
+) -> None:
     """Measure a speed-up anew: both sides in one run, in turn, medians and spread."""
     from kdlib.paper.bench import BENCHES
 
@@ -97,7 +97,7 @@ def bench(
 def course(
     out: Annotated[Path, typer.Option(help="A new folder for them.")],
     notebooks: Notebooks = Path("notebooks"),
-):
+) -> None:
     """Copy the notebooks for a class: without solutions and outputs."""
     from kdlib.paper.course import handout
 

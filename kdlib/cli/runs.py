@@ -23,6 +23,7 @@ from kdlib.cli.options import (
 from kdlib.errors import KdlibError
 
 if TYPE_CHECKING:
+    from kdlib.runs.run import Run as TheRun
     from kdlib.settings.experiment import Experiment
 
 app = typer.Typer()
@@ -50,7 +51,7 @@ def run(
     fused: Fused = False,
     again: Annotated[bool, typer.Option("--again", help="Repeat a complete run in an empty store and compare the final "
                                                         "bytes.")] = False,
-):
+) -> None:
     """Carry out one run, or what is left of it; a complete run is only read.
 
     Interrupt it whenever you like: the same command goes on where it stopped and ends with the same bytes. The last
@@ -75,7 +76,7 @@ def replay(
     address: Address = None,
     workers: Workers = None,
     fused: Fused = False,
-):
+) -> None:
     """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
     from kdlib.runs import runner
     from kdlib.runs.invokers import make_invoker
@@ -89,7 +90,7 @@ def replay(
 
 @app.command()
 @makes_experiment(profile="laptop")
-def experiment(experiment: "Experiment"):
+def experiment(experiment: "Experiment") -> None:
     """The same settings as one JSON object, for `python -m faas` and for reading: every default is in it."""
     typer.echo(experiment.model_dump_json())
 
@@ -101,7 +102,7 @@ def estimate(
     cores: Annotated[int | None, typer.Option(min=1, help="That the run would have; default: this machine's.")] = None,
     prices: Prices = "gcf",
     json_: Json = False,
-):
+) -> None:
     """How long a run would take here, how many bytes and what cost: one Step of each kind is made and scaled up."""
     from kdlib.reports import estimate as forecast
     from kdlib.reports.cost import load_prices
@@ -111,7 +112,7 @@ def estimate(
 
 
 @app.command()
-def records(run: Run, csv: Csv = False):
+def records(run: Run, csv: Csv = False) -> None:
     """What a run did so far: calls, seconds, bytes and cost per step, accuracy per round."""
     from kdlib.reports.summary import summary
     from kdlib.runs.run import accuracy_by_architecture, load
@@ -131,7 +132,7 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="The folders of complete runs.")],
     prices: Prices = "gcf",
     csv: Csv = False,
-):
+) -> None:
     """Complete runs beside each other: the settings that differ, accuracy, time and cost."""
     from kdlib.reports.comparison import compare as beside
 
@@ -143,7 +144,7 @@ def compare(
 def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="A new folder for the files.")],
-):
+) -> None:
     """Write a complete run's models for others: weights as safetensors, and a model card."""
     from kdlib.runs.exports import export as write
     from kdlib.runs.run import load
@@ -153,7 +154,7 @@ def export(
 
 
 @app.command()
-def strategies():
+def strategies() -> None:
     """The strategies that can be run here: kdlib's, those of installed packages and of plugins."""
     from kdlib.registry import STRATEGIES
 
@@ -167,9 +168,9 @@ def strategies():
             typer.echo(f"{name:12} {found.title:12} {about}")
 
 
-def tell(the_run, same: bool | None) -> None:
+def tell(the_run: "TheRun", same: bool | None) -> None:
     """The last line of stdout. same: whether a repetition ended with the same bytes. Raises KdlibError where not."""
     if same is False:
         raise KdlibError(f"run {the_run.key} repeated in an empty store ended with other final bytes")
-    result = the_run.result | ({"repeated": "same final bytes"} if same else {})
+    result = the_run.final | ({"repeated": "same final bytes"} if same else {})
     typer.echo(json.dumps({name: value for name, value in result.items() if name != "final_bytes"}))

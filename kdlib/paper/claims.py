@@ -1,7 +1,7 @@
 """The paper's six claims, each with its number, ours from records, and what to make of the two: CLAIMS.md."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,6 +34,9 @@ UNLIKE = ("unlike things: FedMD trains personal models of all clients without la
 ALMOST_ALL = 0.9  # of the settings: what C3's "almost every" is taken for
 RETRAINING = ("train", "revisit")
 
+Pairs = Mapping[tuple[float | str, int], tuple[Run, Run]]
+"""(mix, seed) -> the run of FedMD and that of FedDF."""
+
 
 class Finding(NamedTuple):
     """A row of CLAIMS.md. where: the task; verdict: holds, does not hold, undecided, or cannot be compared and why."""
@@ -62,8 +65,8 @@ def made(task: str, profile: str, runs: str | Path) -> list[Run]:
 
 def remake(task: str, profile: str, runs: Iterable[Run]) -> str:
     """The command that makes these runs of a task, or finds them made."""
-    alphas = sorted({one.experiment.alpha for one in runs} - {None}, reverse=True)
-    return Grid(task, profile, alphas or [None], sorted({one.experiment.seed for one in runs})).command
+    alphas = sorted({one.experiment.alpha for one in runs if one.experiment.alpha is not None}, reverse=True)
+    return Grid(task, profile, [*alphas] or [None], sorted({one.experiment.seed for one in runs})).command
 
 
 def findings(runs: Sequence[Run], prices: Iterable[Prices], benches: str | Path, command: str) -> list[Finding]:
@@ -144,21 +147,19 @@ def write(rows: Iterable[Finding], folder: str | Path) -> Path:
 
 def differs(experiments: Iterable[Experiment]) -> str:
     """The settings that are not those of the `paper` profile, with the paper's behind them."""
-    said = {}
+    said: dict[str, str] = {}
     for one in experiments:
         paper = make_experiment(one.task, one.strategy, one.alpha, one.seed, "paper")
-        changed = PROFILES["laptop"] | strategy_of(one).profiles["laptop"]
+        changed = {**PROFILES["laptop"], **strategy_of(one).profiles["laptop"]}
         names = [name for name in changed if one.setting(name) != paper.setting(name)]
         said |= {name: f"{name} {_said(one.setting(name))} ({_said(paper.setting(name))})" for name in names}
     return ", ".join(said.values()) or "nothing"
 
 
-def _robust(pairs) -> tuple[str, str]:
+def _robust(pairs: Pairs) -> tuple[str, str]:
     finals = final_table(curves([one for pair in pairs.values() for one in pair]))
-    told = [f"{mixed(alpha)}: " + ", ".join(
-        f"{title(row.strategy)} {row.mean:.3f}{_half(row.half)}" for row in rows.itertuples())
-        for alpha, rows in finals.groupby("alpha", sort=False)]
-    gaps = [feddf.result["accuracy"] - fedmd.result["accuracy"]
+    told = [f"{mixed(alpha)}: {_means(finals[finals['alpha'] == alpha])}" for alpha in finals["alpha"].unique()]
+    gaps = [feddf.final["accuracy"] - fedmd.final["accuracy"]
             for (mix, _), (fedmd, feddf) in pairs.items() if mix == _hardest(pairs)]
     gap, half = sum(gaps) / len(gaps), interval(gaps)
     told.append(f"gap{_at(pairs)}: {gap:+.3f}{_half(half)} ({len(gaps)} seeds)")
@@ -169,8 +170,13 @@ def _robust(pairs) -> tuple[str, str]:
     return "; ".join(told), "holds" if gap > half else "does not hold" if gap < -half else "undecided"
 
 
-def _faster(pairs) -> tuple[str, str]:
-    ratios = {name: [] for name in ("modelled", "measured")}
+def _means(rows: pd.DataFrame) -> str:
+    return ", ".join(f"{title(strategy)} {mean:.3f}{_half(half)}"
+                     for strategy, mean, half in zip(rows["strategy"], rows["mean"], rows["half"], strict=True))
+
+
+def _faster(pairs: Pairs) -> tuple[str, str]:
+    ratios: dict[str, list[float]] = {name: [] for name in ("modelled", "measured")}
     for pair in pairs.values():
         fedmd, feddf = (times.rounds(one)[list(ratios)].sum() for one in pair)
         for name, values in ratios.items():
@@ -181,7 +187,7 @@ def _faster(pairs) -> tuple[str, str]:
     return "; ".join(told), _share([ratio > 1 for ratio in ratios["modelled"]], "faster by modelled time")
 
 
-def _cheaper(pairs, prices) -> tuple[str, str]:
+def _cheaper(pairs: Pairs, prices: Prices) -> tuple[str, str]:
     both = pairs.values()
     shares = [float(total(feddf, prices) / total(fedmd, prices)) for fedmd, feddf in both]
     fitted = [_right_sized(feddf, prices) / _right_sized(fedmd, prices) for fedmd, feddf in both]
@@ -190,11 +196,11 @@ def _cheaper(pairs, prices) -> tuple[str, str]:
     return "; ".join(told), _share([share < 1 for share in shares], "cheaper")
 
 
-def _right_sized(one, prices) -> float:
+def _right_sized(one: Run, prices: Prices) -> float:
     return float(total(one, prices, right_sized(one)))
 
 
-def _until(pairs, prices=None) -> list[tuple]:
+def _until(pairs: Pairs, prices: Prices | None = None) -> list[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """Up to which accuracy, and what FedMD and FedDF took until then (times.to_reach), in the hardest setting.
 
     None where the two have unlike private data, whose accuracies say nothing of each other.
@@ -203,41 +209,41 @@ def _until(pairs, prices=None) -> list[tuple]:
     if _unlike(pairs):
         return []
     accuracy = times.reachable([one for pair in hardest for one in pair])
-    took = [times.to_reach(runs, accuracy, prices) for runs in zip(*hardest, strict=True)]
-    return [(f"until the accuracy is {accuracy:g}{_at(pairs)}", *took)]
+    fedmd, feddf = (times.to_reach(runs, accuracy, prices) for runs in zip(*hardest, strict=True))
+    return [(f"until the accuracy is {accuracy:g}{_at(pairs)}", fedmd, feddf)]
 
 
-def _hardest(pairs) -> float | str:
+def _hardest(pairs: Pairs) -> float | str:
     return min(mix for mix, _ in pairs)
 
 
-def _at(pairs) -> str:
+def _at(pairs: Pairs) -> str:
     return "" if isinstance(_hardest(pairs), str) else f" at {_hardest(pairs):g}"
 
 
-def _unlike(pairs) -> bool:
+def _unlike(pairs: Pairs) -> bool:
     return any(fedmd.experiment.task != feddf.experiment.task for fedmd, feddf in pairs.values())
 
 
-def _dominated(pairs) -> tuple[str, str]:
-    shares = {}
+def _dominated(pairs: Pairs) -> tuple[str, str]:
+    shares: dict[str, float] = {}
     for runs in zip(*pairs.values(), strict=True):
         steps = times.per_step(runs)
         shares[runs[0].experiment.strategy] = _retrained(steps.groupby("step")["total"].sum())
     return _retraining(shares), _share([share > 0.5 for share in shares.values()], "over half")
 
 
-def _retrained(seconds) -> float:
+def _retrained(seconds: pd.Series) -> float:
     """The clients' re-training, of the seconds of all steps."""
     return seconds[seconds.index.isin(RETRAINING)].sum() / seconds.sum()
 
 
-def _retraining(shares) -> str:
+def _retraining(shares: Mapping[str, float]) -> str:
     told = ", ".join(f"{title(name)} {share:.0%}" for name, share in shares.items())
     return f"share of re-training in all seconds: {told}"
 
 
-def _speedup(claim, name, least, benches) -> Finding:
+def _speedup(claim: str, name: str, least: float, benches: str | Path) -> Finding:
     command = f"kdlib bench {name}"
     try:
         bench = measure.load(benches, name)
@@ -248,26 +254,26 @@ def _speedup(claim, name, least, benches) -> Finding:
                    "holds" if bench.ratio >= least else "does not hold", command)
 
 
-def _would(holds) -> str:
+def _would(holds: bool) -> str:
     return "would hold" if holds else "would not hold"
 
 
-def _share(true, what) -> str:
+def _share(true: Sequence[bool], what: str) -> str:
     count = sum(true)
     verdict = "holds" if count >= ALMOST_ALL * len(true) else "does not hold"
     return f"{verdict}: {what} in {count} of {len(true)} settings"
 
 
-def _spread(values) -> str:
+def _spread(values: Sequence[float] | pd.Series) -> str:
     least_to_most = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
     return f"{sorted(values)[len(values) // 2]:.2f}{least_to_most}"
 
 
-def _half(half) -> str:
+def _half(half: float) -> str:
     return "" if math.isnan(half) else f" ± {half:.3f}"
 
 
-def _said(value) -> str:
+def _said(value: float | None) -> str:
     return "all" if value is None else f"{value:g}"
 
 

@@ -57,6 +57,7 @@ class Grid(NamedTuple):
         """
         by_roles = load_task(self.task).by_owners
         alphas = [None] if by_roles else self.alphas
+        lowest = min((alpha for alpha in alphas if alpha is not None), default=None)
         for alpha in alphas:
             make_experiment(self.task, "fedmd", alpha, self.seeds[0], self.profile)
         pictures = {"figures": os.path.relpath(figures, notebooks)}
@@ -66,7 +67,7 @@ class Grid(NamedTuple):
         grid = [Sheet(notebook, one | {"alpha": alpha, "seed": seed})
                 for seed in self.seeds for alpha in alphas for notebook in ("03_feddf", "02_fedmd")]
         if self.faults:
-            grid += [Sheet(notebook, one | {"alpha": min(alphas), "seed": seed, switch: value})
+            grid += [Sheet(notebook, one | {"alpha": lowest, "seed": seed, switch: value})
                      for seed in self.seeds for notebook, switch, value in FAULTS]
         shared_out = "01_roles" if by_roles else "01_data_heterogeneity"
         stages = [[Sheet(shared_out, {"task": task, "seed": self.seeds[0]} | pictures)], grid,

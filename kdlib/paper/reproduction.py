@@ -30,7 +30,7 @@ def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: P
         for stage in stages:
             _execute(stage, notebooks, runs / "notebooks", jobs, bar)
     written = {path: path.stat().st_mtime for path in figures.glob("*.*") if path.stat().st_mtime >= began}
-    return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.get)
+    return sorted((path for path in written if path.suffix in (".png", ".svg", ".csv")), key=written.__getitem__)
 
 
 def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
@@ -52,7 +52,7 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     return target
 
 
-def _execute(sheets, notebooks, outputs, jobs, bar):
+def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar: tqdm) -> None:
     spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
     with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]

@@ -22,15 +22,14 @@ def compare(runs: Sequence[Run | str | Path], prices: str | Path | Prices = "gcf
     made = [one if isinstance(one, Run) else load(one) for one in runs]
     if not made:
         raise KdlibError("there is nothing to compare; allowed: at least one run")
-    if unfinished := [one for one in made if one.result is None]:
-        raise KdlibError(f"{unfinished[0].folder} is not complete; the command that began it finishes it")
+    results = [one.final for one in made]
     table = prices if isinstance(prices, Prices) else cost.load_prices(prices)
     settings = pd.DataFrame([_flat(one) for one in made])
     differ = [name for name in settings if settings[name].map(repr).nunique() > 1]
-    reached = [{"accuracy": one.result["accuracy"]} | times.rounds(one)[["modelled", "measured"]].sum().to_dict()
-               | {"usd": float(cost.total(one, table, limits))} for one in made]
-    table = settings[differ].join(pd.DataFrame(reached))
-    return table.set_axis(pd.Index([one.key for one in made], name="run"))  # last: one key may stand there twice
+    reached = [{"accuracy": result["accuracy"]} | times.rounds(one)[["modelled", "measured"]].sum().to_dict()
+               | {"usd": float(cost.total(one, table, limits))} for one, result in zip(made, results, strict=True)]
+    beside = settings[differ].join(pd.DataFrame(reached))
+    return beside.set_axis(pd.Index([one.key for one in made], name="run"))  # last: one key may stand there twice
 
 
 def _flat(the_run: Run) -> dict:

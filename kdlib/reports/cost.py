@@ -83,7 +83,7 @@ class Rates(BaseModel):
             duration = _up(duration, self.step)
         return Fraction(self.million_calls) / 10**6 + duration * self.a_second(limits)
 
-    def _a_second(self, size):
+    def _a_second(self, size: tuple[Fraction, Fraction]) -> Fraction:
         gib, compute = size
         return (gib * Fraction(self.gib) + compute * Fraction(self.compute)) / SECONDS[self.per]
 

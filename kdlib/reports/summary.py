@@ -32,10 +32,10 @@ class Summary(NamedTuple):
         return f"<p><b>{self._head}</b></p>{accuracy}{self.steps.to_html(float_format='{:,.4g}'.format)}"
 
     @property
-    def _head(self):
+    def _head(self) -> str:
+        whole = self.steps.loc["in all"]
         return (f"{self.title}: round {self.rounds}, accuracy {self.accuracy['mean']:.3f}, "
-                f"{self.steps.loc['in all', 'seconds']:.1f} s in functions, "
-                f"{100 * self.steps.loc['in all', 'usd']:.3f} cents ({self.prices})")
+                f"{whole['seconds']:.1f} s in functions, {100 * whole['usd']:.3f} cents ({self.prices})")
 
 
 def summary(run: Run | str | Path, prices: str | Path = "gcf") -> Summary:

@@ -3,10 +3,12 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
-from kdlib.reports.figures.style import in_order, looks, mixed
+from kdlib.reports.figures.style import RGB, in_order, looks, mixed
 from kdlib.reports.figures.style import title as called
 from kdlib.reports.figures.tables import over_seeds
 from kdlib.settings.architectures import sized
@@ -86,31 +88,33 @@ def faults(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     return _dressed(figure, [*handles, Line2D([], [], color="grey", label=_ours(table))], title, ncols=2)
 
 
-def _in_order(table):
+def _in_order(table: pd.DataFrame) -> tuple[list[float | str], list[str]]:
     return sorted(set(table["alpha"]), reverse=True), in_order(table["strategy"])
 
 
-def _mean_of_architectures(table, *more):
-    return table.groupby(["strategy", "alpha", "seed", "round", *more], as_index=False)["accuracy"].mean()
+def _mean_of_architectures(table: pd.DataFrame, *more: str) -> pd.DataFrame:
+    return table.groupby(["strategy", "alpha", "seed", "round", *more], as_index=False)[["accuracy"]].mean()
 
 
-def _band(axis, table, colour, style="-"):
+def _band(axis: Axes, table: pd.DataFrame, colour: str | RGB, style: str = "-") -> None:
     line = over_seeds(table, ["round"]).sort_values("round")
     axis.plot(line["round"], line["mean"], style, color=colour, linewidth=1.8)
     axis.fill_between(line["round"], line["mean"] - line["half"], line["mean"] + line["half"], color=colour, alpha=0.18,
                       linewidth=0)
 
 
-def _ours(table):
+def _ours(table: pd.DataFrame) -> str:
     seeds = table["seed"].nunique()
     return f"ours: mean of {seeds} seeds, band: Student's 95 % interval" if seeds > 1 else "ours: one seed"
 
 
-def _dressed(figure, handles, title, ncols):
+def _dressed(figure: Figure, handles: list[Line2D], title: str, ncols: int) -> Figure:
     for axis in figure.axes:
         axis.set(xlabel="collaboration round", ylabel="top-1 test accuracy (0-1)")
         axis.label_outer()
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        places = axis.xaxis.get_major_locator()
+        assert isinstance(places, MaxNLocator)  # matplotlib's default
+        places.set_params(integer=True)
     figure.suptitle(title)
     figure.legend(handles=handles, loc="outside lower center", ncols=ncols, frameon=False, fontsize=9)
     return figure

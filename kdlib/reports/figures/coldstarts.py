@@ -1,5 +1,7 @@
 """How long a function that is not running yet takes to answer."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -17,6 +19,7 @@ def coldstarts(table: pd.DataFrame, goals: dict[str, float], title: str) -> Figu
     colours = PARTS | {"the Step itself": sns.color_palette("colorblind")[0]}
     firsts = {list(table["how"]).index(how) for how in set(table["how"])}
     figure, axis = plt.subplots(figsize=(8, 0.7 * len(table) + 1.4), layout="constrained")
+    bar: Any  # pandas-stubs give each value of a row every type that a table may hold
     for row, bar in enumerate(table.itertuples()):
         parts = (bar.listening, bar.work, max(0.0, bar.answered - bar.listening - bar.work))
         left = 0.0

@@ -38,7 +38,7 @@ def note(file: str, folder: str | Path, notebook: str, command: str, runs: Seque
     folder = Path(folder)
     for one in runs:
         archive.keep(one, folder / "records")
-    seconds = sum(one.result["seconds"] for one in runs)
+    seconds = sum(one.final["seconds"] for one in runs)
     row = dict(zip(INDEX, (file, notebook, command, " ".join(one.key for one in runs), f"{seconds:.0f}",
                            hardware()), strict=True))
     with FileLock(folder / ".index.lock"):

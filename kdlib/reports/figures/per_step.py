@@ -1,5 +1,7 @@
 """Seconds and USD by step, the strategies beside each other."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
@@ -21,7 +23,7 @@ def time_per_step(table: pd.DataFrame, title: str) -> Figure:
                            told=[f"{calls:.0f} x {seconds:.3g} s" for calls, seconds in
                                  zip(rows["calls"], rows["seconds"], strict=True)])
         _bars(axis, rows, "total", "total_around")
-        axis.set(title=called(strategy), xlabel="seconds of one run")
+        axis.set(title=called(str(strategy)), xlabel="seconds of one run")
     return _dressed(figure, axes, title)
 
 
@@ -35,13 +37,13 @@ def cost_per_step(table: pd.DataFrame, title: str) -> Figure:
         rows = rows.assign(cents=100 * rows["usd"], hue=rows["prices"])
         sums = rows.groupby("prices", sort=False)["cents"].sum()
         _bars(axis, rows.assign(told=[f"{cents:.2g}" for cents in rows["cents"]]), "cents")
-        axis.set_title(f"{called(strategy)}\n" + ", ".join(f"{name} {cents:.2g}" for name, cents in sums.items()),
+        axis.set_title(f"{called(str(strategy))}\n" + ", ".join(f"{name} {cents:.2g}" for name, cents in sums.items()),
                        fontsize=9)
         axis.set_xlabel("US cents of one run")
     return _dressed(figure, axes, title)
 
 
-def _panels(table):
+def _panels(table: pd.DataFrame) -> tuple[Figure, Sequence[Axes]]:
     panels = table["strategy"].nunique()
     most = table.groupby("strategy")["step"].nunique().max()
     figure, axes = plt.subplots(1, panels, figsize=(4.2 * panels, 0.6 * most + 1.8), sharex=True, squeeze=False,
@@ -67,7 +69,7 @@ def _bars(axis: Axes, rows: pd.DataFrame, value: str, more: str | None = None) -
                     fontsize=7 if any("+" in step for step in steps) else 9)
 
 
-def _dressed(figure, axes, title):
+def _dressed(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
     axes[0].set_xlim(right=axes[0].get_xlim()[1] * 1.32)  # room for what is written at the longest bar
     for axis in axes:
         axis.grid(axis="x", alpha=0.3)

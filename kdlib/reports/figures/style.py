@@ -6,7 +6,7 @@ from math import gcd
 import seaborn as sns
 
 from kdlib.invoke.steps import Step
-from kdlib.invoke.strategy import Strategy
+from kdlib.invoke.strategy import Line, Strategy
 from kdlib.registry import STRATEGIES
 
 RGB = tuple[float, float, float]
@@ -29,7 +29,7 @@ def in_order(strategies: Iterable[str]) -> list[str]:
     return sorted(dict.fromkeys(strategies), key=lambda name: declared(name.split()[0]).baseline)
 
 
-def looks(strategies: Sequence[str]) -> dict[str, tuple[str | RGB, str]]:
+def looks(strategies: Sequence[str]) -> dict[str, tuple[str | RGB, Line]]:
     """Strategy -> colour and line, as it declares them, or a colour that is free."""
     free = iter(FREE * len(strategies))
     return {name: (declared(name).colour or next(free), declared(name).line) for name in strategies}

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +44,7 @@ def find(runs: str | Path, experiments: Sequence[Experiment]) -> list[Run]:
     return [found[one.model_dump_json()] for one in experiments]
 
 
-def curves(runs: Iterable[Run], **labels) -> pd.DataFrame:
+def curves(runs: Iterable[Run], **labels: Any) -> pd.DataFrame:
     """strategy, alpha (see Experiment.mix), seed, round, architecture, accuracy (0-1) of the runs, the labels given."""
     return pd.concat([accuracy_by_architecture(one).assign(strategy=one.experiment.strategy,
                                                            alpha=one.experiment.mix, seed=one.experiment.seed,
@@ -59,7 +60,8 @@ def interval(values: Sequence[float]) -> float:
 
 def over_seeds(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """`by`, mean, half (of the 95 % interval) and seeds, of accuracy."""
-    return table.groupby(by, as_index=False, sort=False)["accuracy"].agg(mean="mean", half=interval, seeds="size")
+    return table.groupby(by, as_index=False, sort=False).agg(
+        mean=("accuracy", "mean"), half=("accuracy", interval), seeds=("accuracy", "size"))
 
 
 def final_table(table: pd.DataFrame) -> pd.DataFrame:

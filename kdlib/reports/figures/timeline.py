@@ -30,14 +30,14 @@ def timeline(the_run: Run, round_: int, title: str) -> Figure:
     rows = _rows(table)
     figure, axis = plt.subplots(figsize=(11, 2.6 + 0.19 * max(rows.values())), layout="constrained")
     for step, cell in table.groupby("step", sort=False):
-        shade = colour(strategy, step)
+        shade = colour(strategy, str(step))
         axis.barh(0, cell["end"].max() - cell["start"].min(), 0.8, left=cell["start"].min(), color=shade)
         axis.barh([rows[one] for one in cell["subject"]], cell["seconds"], 0.8, left=cell["start"], color=shade)
         axis.barh([rows[one] for one in cell["subject"]], cell["around"], 0.8, left=cell["end"], color=shade, alpha=0.3)
     _moved(axis, table, rows, strategy)
     _lanes(axis, table, rows)
     axis.set(xlabel=f"seconds since the round began ({invoker([the_run])})", xlim=(0, None))
-    figure.legend(handles=[Patch(color=colour(strategy, step), label=_told(step, cell))
+    figure.legend(handles=[Patch(color=colour(strategy, str(step)), label=_told(str(step), cell))
                            for step, cell in table.groupby("step", sort=False)],
                   loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=11)
