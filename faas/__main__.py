@@ -28,7 +28,7 @@ def render(
     out: Annotated[Path, typer.Option(help="A new folder, or one that was rendered before and is replaced.")],
     values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from "
                                                         "faas/cluster/values.toml.")] = None,
-):
+) -> None:
     """Write the Knative manifests of a deployment, checked; a wrong one is told and nothing is written.
 
     KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
@@ -50,7 +50,7 @@ def deploy(
     folder: Folder,
     ray: Annotated[bool, typer.Option("--ray", help="Also the RayCluster, with KubeRay's operator there.")] = False,
     seconds: Annotated[int, typer.Option(min=1, help="To wait until every function is ready.")] = 600,
-):
+) -> None:
     """Apply the manifests to kubectl's current cluster and wait for the functions."""
     from faas.cluster import kubectl
     from faas.cluster.deployment import Deployment
@@ -66,7 +66,7 @@ def endpoints(
     out: Annotated[Path, typer.Option(help="The endpoints file; its secret is written beside it.")],
     ingress: Annotated[str | None, typer.Option(help="URL to call where the functions' names do not resolve, for "
                                                      "example http://127.0.0.1; the name goes into Host.")] = None,
-):
+) -> None:
     """Write where the functions are, for `kdlib run --invoker http --endpoints FILE`."""
     from faas.cluster import kubectl
     from faas.cluster.deployment import Deployment
@@ -78,7 +78,7 @@ def endpoints(
 
 
 @app.command()
-def delete(folder: Folder):
+def delete(folder: Folder) -> None:
     """Remove the deployment from the cluster; what its functions wrote to the store stays."""
     from faas.cluster import kubectl
     from faas.cluster.deployment import Deployment
@@ -92,7 +92,7 @@ def coldstart(
     starts: Annotated[int, typer.Option(min=1, help="Of each kind.")] = 5,
     image: Annotated[str, typer.Option(help="With --docker.")] = "dev.local/kdlib:latest",
     json_: Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of the text.")] = False,
-):
+) -> None:
     """Measure cold and warm calls of a client's function, started as `up` starts it."""
     from faas.local.coldstart import measure
 

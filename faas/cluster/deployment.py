@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -22,10 +23,10 @@ class Deployment:
     the functions need and the folder has not.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifests = {path.relative_to(folder).as_posix(): read_manifest(path)
-                          for path in sorted(self.folder.rglob("*.yaml"))}
+        self.manifests: dict[str, Any] = {path.relative_to(folder).as_posix(): read_manifest(path)
+                                          for path in sorted(self.folder.rglob("*.yaml"))}
         if not {NAMESPACE_FILE, TOKENS_FILE} <= set(self.manifests):
             raise KdlibError(f"{folder} has no manifests; allowed: a folder that `python -m faas render` wrote")
         for manifest in self.manifests.values():
@@ -39,7 +40,7 @@ class Deployment:
         self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
 
 
-def read_manifest(path: Path) -> object:
+def read_manifest(path: Path) -> Any:
     """What the file says, unchecked. Raises KdlibError where it is no YAML, and OSError where it cannot be read."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))

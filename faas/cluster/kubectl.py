@@ -96,7 +96,7 @@ def _lay_out(deployment: Deployment) -> None:
             (Path(url.path) / owner).mkdir(parents=True, exist_ok=True)
 
 
-def _expect_secrets(deployment, inside) -> None:
+def _expect_secrets(deployment: Deployment, inside: tuple[str, ...]) -> None:
     there = {name.rpartition("/")[2] for name in _kubectl("get", "secrets", *inside, "--output", "name").split()}
     if missing := [name for name in deployment.secrets_elsewhere if name not in there]:
         raise KdlibError(f"namespace {deployment.namespace} lacks {len(missing)} Secrets of the store's credentials, "

@@ -4,7 +4,7 @@ import functools
 import math
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from faas.cluster.values import Most
 from kdlib.errors import KdlibError
@@ -12,6 +12,7 @@ from kdlib.invoke.strategy import strategy_of
 from kdlib.learning.engine import PREDICT_BATCH, inputs
 from kdlib.learning.models import blank, start, work
 from kdlib.settings.experiment import Experiment
+from kdlib.settings.task import Roles, Source, Text
 
 MIB = 2**20
 
@@ -98,7 +99,7 @@ def footprint(experiment: Experiment, architecture: str) -> Footprint:
     model = start(experiment, architecture).to("meta").eval()
     activations = 0
 
-    def count(layer, _, output):
+    def count(layer: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
         nonlocal activations
         output = output[0] if isinstance(output, tuple) else output  # an LSTM also has its last states
         kept = GATES * layer.num_layers if isinstance(layer, nn.LSTM) else 1
@@ -112,7 +113,7 @@ def footprint(experiment: Experiment, architecture: str) -> Footprint:
     return Footprint(weights, activations)
 
 
-def _need(experiment, architecture, own) -> float:
+def _need(experiment: Experiment, architecture: str, own: int) -> float:
     """Bytes at the peak of a subject's Steps; own: items that it alone reads."""
     model = footprint(experiment, architecture)
     batches = [getattr(experiment, name) for name in type(experiment).model_fields
@@ -128,7 +129,7 @@ def _need(experiment, architecture, own) -> float:
     return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)
 
 
-def _training_items(source) -> int:
+def _training_items(source: Source | Roles | Text) -> int:
     return TRAINING.get(source.name, max(TRAINING.values()))
 
 

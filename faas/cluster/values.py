@@ -1,7 +1,7 @@
 """The settings of a deployment, from values.toml and the user's own file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,7 +35,7 @@ class VolumeStore(Settings):
     driver: FileUrl
 
     @model_validator(mode="after")
-    def _one_source(self):
+    def _one_source(self) -> Self:
         if self.node_folder and self.storage_class:
             raise ValueError("node_folder and storage_class are both set; allowed: one of them, or neither")
         return self

@@ -55,7 +55,7 @@ class Call(BaseModel):
 class Refusal(Exception):
     """An answer other than 200."""
 
-    def __init__(self, status: int, reason: str, **headers: str):
+    def __init__(self, status: int, reason: str, **headers: str) -> None:
         super().__init__(reason)
         self.status, self.headers = status, headers
 
@@ -63,7 +63,7 @@ class Refusal(Exception):
 class Door:
     """Where calls come in: each is checked, waits for its turn, and is answered."""
 
-    def __init__(self, identity: Identity):
+    def __init__(self, identity: Identity) -> None:
         self.identity, self.instance = identity, Instance(identity)
         self.waiting = 0
         self.turn = asyncio.Lock()
@@ -74,7 +74,8 @@ class Door:
         """See the module."""
         clock = time.perf_counter()
         given = request.headers.get("x-request-id", "")
-        about = {"request": given if REQUEST.fullmatch(given) else uuid.uuid4().hex, "function": self.identity.subject}
+        name = given if REQUEST.fullmatch(given) else uuid.uuid4().hex
+        about: dict[str, object] = {"request": name, "function": self.identity.subject}
         trace = None
         try:
             answer = Response(await self._record(request, about), media_type="application/json")
@@ -85,13 +86,13 @@ class Door:
             trace = error if refusal.status == 500 else None
             answer = _refused(refusal.status, str(refusal), refusal.headers)
             about["reason"] = str(refusal)
-        answer.headers["X-Request-Id"] = about["request"]
+        answer.headers["X-Request-Id"] = name
         about |= {"status": answer.status_code, "seconds": round(time.perf_counter() - clock, 4)}
         level = {2: logging.INFO, 5: logging.ERROR}.get(answer.status_code // 100, logging.WARNING)
         log.log(level, "answered", extra={"about": about}, exc_info=trace)
         return answer
 
-    async def _record(self, request: Request, about: dict) -> str:
+    async def _record(self, request: Request, about: dict[str, object]) -> str:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         run = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
         try:

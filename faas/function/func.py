@@ -4,30 +4,38 @@ That server listens at LISTEN_ADDRESS instead of PORT, and answers the health en
 """
 
 import logging
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 LONGEST = 600.0  # seconds that a Step in hand has at SIGTERM, as Knative gives it
 
 log = logging.getLogger("faas")
 
+# As ASGI has them.
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Scope]]
+Send = Callable[[Scope], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
 
 class Function:
     """An ASGI app that nothing leaves: func-python makes an empty 500 of an exception."""
 
-    def __init__(self, app):
+    def __init__(self, app: App) -> None:
         self.app = app
 
-    async def handle(self, scope, receive, send):
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request; what the app does not catch it has answered with 500 already."""
         try:
             await self.app(scope, receive, send)
         except Exception:
             log.exception("an answer was not sent")
 
-    def alive(self):
+    def alive(self) -> tuple[bool, str]:
         """For /health/liveness."""
         return True, "well\n"
 
-    def ready(self):
+    def ready(self) -> tuple[bool, str]:
         """For /health/readiness: all is imported and configured by now."""
         return True, "well\n"
 

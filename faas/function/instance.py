@@ -28,7 +28,7 @@ class Warm(NamedTuple):
 class Instance:
     """One instance of a function. It carries out one Step at a time."""
 
-    def __init__(self, identity: Identity):
+    def __init__(self, identity: Identity) -> None:
         self.identity = identity
         self._runs: dict[str, Warm] = {}
 
@@ -47,16 +47,18 @@ class Instance:
                 raise KdlibError(f"run {run} has no {part.name} of {part.subject} in round {part.round}")
         name = names.record(own, step.round, step.subject, step.name)
         with contextlib.suppress(Missing):
-            return store.get_json(name)
+            return _text(store.get_json(name))
         record = measured(perform, run, experiment, store, step, "http")
-        return store.keep_first_json(name, record.model_dump_json())
+        return _text(store.keep_first_json(name, record.model_dump_json()))
 
     def _warm(self, run: str) -> Warm:
         if run not in self._runs:
             store = Store(f"{self.identity.store}/{run}")
             experiment = from_json(json.dumps(store.get_json(names.EXPERIMENT)))
             if experiment.sources:
-                expect_sources(experiment, store.get_json(names.SOURCES))
+                sources = store.get_json(names.SOURCES)
+                assert isinstance(sources, dict)  # as kdlib.runs.runner wrote it
+                expect_sources(experiment, sources)
             # Only the driving process knows who is chosen in which round.
             stages = strategy_of(experiment).stages(experiment, everybody(experiment))
             subjects = {(stage.name, stage.round): frozenset(stage.subjects) for stage in stages}
@@ -64,3 +66,8 @@ class Instance:
             while len(self._runs) > MOST_RUNS:
                 del self._runs[next(iter(self._runs))]
         return self._runs[run]
+
+
+def _text(record: object) -> str:
+    assert isinstance(record, str)  # as `carry_out` wrote it
+    return record

@@ -18,12 +18,13 @@ def hide() -> None:
     """
     if os.environ.get(PLUGINS) or any(entry_points(group=each.group) for each in (STRATEGIES, NETWORKS)):
         return
-    sys.modules.update(dict.fromkeys(ABSENT))  # Python's own way to bar a module
+    # None is Python's own way to bar a module, which typeshed does not know.
+    sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type]
     version = imports._version
 
-    def without(name):
-        if name in ABSENT:
-            raise PackageNotFoundError(name)
-        return version(name)
+    def without(distribution_name: str) -> str:
+        if distribution_name in ABSENT:
+            raise PackageNotFoundError(distribution_name)
+        return version(distribution_name)
 
     imports._version = without

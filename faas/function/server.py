@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from types import FrameType
 
 from kdlib.errors import KdlibError, extras
 
@@ -19,7 +20,8 @@ def main() -> None:
 
     A mistake of the environment is told in one line, with exit status 2.
     """
-    parser = argparse.ArgumentParser(prog="python -m faas.function.server", description=main.__doc__.splitlines()[0])
+    about = (main.__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m faas.function.server", description=about)
     parser.add_argument("--supervised", action="store_true", help="end at once when standard input does")
     parser.add_argument("--memory", type=int, metavar="MIB", help="of the process's own data at most")
     parser.add_argument("--confine", nargs=3, metavar=("FOLDER", "READS", "WRITES"),
@@ -43,7 +45,7 @@ def main() -> None:
         sys.exit(2)
 
 
-def _serve():
+def _serve() -> None:
     from faas.function.identity import PORT, from_environment, or_exit  # from here on with threads
 
     with or_exit():
@@ -69,11 +71,11 @@ def _serve():
                 timeout_keep_alive=KEPT_OPEN)
 
 
-def _end(signal_number, frame):
+def _end(signal_number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def _end_with_input():
+def _end_with_input() -> None:
     """Whoever started this process holds the other end, and must not leave it behind, however it ends itself."""
     while os.read(0, 2**10):
         pass

@@ -5,8 +5,9 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import httpx
 import pandas as pd
@@ -111,7 +112,7 @@ class _Once(NamedTuple):
 class _Ground:
     """A store with the smoke runs of COLD, as far as a client's Steps need them, and one function for it."""
 
-    def __init__(self, folder: Path, docker: bool, image: str):
+    def __init__(self, folder: Path, docker: bool, image: str) -> None:
         experiments = {step: make_experiment("digits", strategy, 1.0, profile="smoke", rounds=WARM + 1)
                        for step, strategy in COLD.items()}
         place = launch.Place(folder, None, experiments[FIRST].client_names, "0" * 64, None, True)
@@ -134,10 +135,10 @@ class _Ground:
         self.client = httpx.Client(base_url=function.url, trust_env=False, timeout=120)
         self.log = (folder / "log" / "function.log").open("ab")
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.client.close()
         self.log.close()
 
@@ -161,7 +162,7 @@ class _Ground:
             return beside
 
     @contextlib.contextmanager
-    def _running(self):
+    def _running(self) -> Iterator[tuple[float, float]]:
         clock = time.perf_counter()
         process = subprocess.Popen(self.command.argv, env=self.command.environment, stdin=subprocess.PIPE,
                                    stdout=self.log, stderr=self.log)
@@ -182,9 +183,10 @@ class _Ground:
         except httpx.TransportError:
             return False
 
-    def _step(self, step, round_) -> float:
+    def _step(self, step: str, round_: int) -> float:
         key = self.keys[step]
         answer = self.client.post("/", headers={"Authorization": f"Bearer {self.token[key]}"},
                                   json={"run": key, "round": round_, "step": step, "subject": "client-0000"})
         answer.raise_for_status()
-        return answer.json()["seconds"]
+        seconds: float = answer.json()["seconds"]
+        return seconds

@@ -22,7 +22,7 @@ def image(
     base: Annotated[str, typer.Option(help=f"An image with Python {BASE[7:11]} and its venv.")] = BASE,
     wheels: Annotated[Path | None, typer.Option(help="A folder that keeps the wheels; those that it has are taken "
                                                      "from it.")] = None,
-):
+) -> None:
     """Build the functions' image with Docker.
 
     Wheels come from pip's index, as it is configured; on Linux it should know PyTorch's CPU index, as the CUDA build
@@ -59,7 +59,7 @@ def collect(folder: Path) -> None:
     _run(*pip, "wheel", "--no-deps", "--wheel-dir", folder, SOURCES)
 
 
-def _run(*command) -> str:
+def _run(*command: object) -> str:
     """What the command prints. Raises KdlibError with the first line of its complaint where it fails."""
     try:
         done = subprocess.run([str(word) for word in command], capture_output=True, text=True)

@@ -74,7 +74,7 @@ class Place(NamedTuple):
         """What tells a function who it is, see faas.cluster.access; store: its folder of owners, where it has one."""
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")} if self.store else {}
         if self.credentials is not None:
-            aws = {name: value for name, value in aws.items() if name not in IDENTITY} | self.credentials[subject]
+            aws = {name: value for name, value in aws.items() if name not in IDENTITY} | dict(self.credentials[subject])
         return aws | {"KDLIB_SUBJECT": subject, "KDLIB_SECRETS": self.secret,
                       "KDLIB_STORE": f"{self.store or f'file://{store}'}/{{owner}}"}
 

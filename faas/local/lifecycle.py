@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -20,6 +20,10 @@ from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.toml import one_line
+
+if TYPE_CHECKING:
+    from faas.local.launch import Place
+    from faas.local.supervisor import Plan
 
 PATIENCE = 60.0  # seconds for functions to end, before they are killed
 
@@ -40,7 +44,7 @@ def up(
     values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from "
                                                         "faas/cluster/values.toml.")] = None,
     image: Annotated[str, typer.Option(help="With --docker.")] = "dev.local/kdlib:latest",
-):
+) -> None:
     """Start every client's function and the aggregators', wait until they are ready, and say where they are.
 
     They live in the background until `python -m faas down`, and start again if one dies.
@@ -92,7 +96,7 @@ def up(
                    "matters use --docker, or --store with --credentials.", err=True)
 
 
-def down(folder: Folder = Path("functions")):
+def down(folder: Folder = Path("functions")) -> None:
     """End the functions that `up` started; what they wrote stays in FOLDER/store, and what they said in FOLDER/log."""
     folder = folder.absolute()
     if not (folder / "supervisor.pid").exists():
@@ -146,7 +150,7 @@ def _starting(folder: Path) -> Iterator[None]:
         raise
 
 
-def lay_out(place, docker: bool) -> str | None:
+def lay_out(place: "Place", docker: bool) -> str | None:
     """The folders; returns why processes cannot be confined to theirs, None where they can."""
     from faas.function.confinement import VIEW, possible
 
@@ -162,7 +166,7 @@ def lay_out(place, docker: bool) -> str | None:
     return None if docker else possible(place.folder)
 
 
-def _supervise(folder: Path, plan) -> None:
+def _supervise(folder: Path, plan: "Plan") -> None:
     """Start the supervisor and wait until it has said its one line. Raises KdlibError where that is not `ready`."""
     from faas.local.launch import python_path
     from faas.local.supervisor import READY
@@ -171,6 +175,7 @@ def _supervise(folder: Path, plan) -> None:
         supervisor = subprocess.Popen(
             [sys.executable, "-m", "faas.local.supervisor", str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=log, start_new_session=True, text=True, env=os.environ | {"PYTHONPATH": python_path()})
+    assert supervisor.stdin is not None and supervisor.stdout is not None  # pipes
     try:
         supervisor.stdin.write(plan.model_dump_json())
         supervisor.stdin.close()

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ class Plan(BaseModel):
 class Supervisor:
     """Of one folder: log/NAME.log has what a function said, log/supervisor.log who ended and why."""
 
-    def __init__(self, folder: Path, plan: Plan):
+    def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         self.running: dict[str, asyncio.subprocess.Process] = {}
         self.failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -93,8 +94,8 @@ class Supervisor:
     async def _until_ready(self) -> None:
         waiting = asyncio.create_task(self._all_ready())
         ending = asyncio.create_task(self.ending.wait())
-        done, _ = await asyncio.wait({waiting, ending, self.failed}, timeout=START,
-                                     return_when=asyncio.FIRST_COMPLETED)
+        awaited: set[asyncio.Future[Any]] = {waiting, ending, self.failed}
+        done, _ = await asyncio.wait(awaited, timeout=START, return_when=asyncio.FIRST_COMPLETED)
         if self.failed in done or not done:
             late = f"not all functions were ready within {START:g} seconds"
             print(self.failed.result() if done else late, flush=True)
@@ -111,12 +112,13 @@ class Supervisor:
                             break
                     await asyncio.sleep(0.1)
 
-    async def _end(self, keepers) -> None:
+    async def _end(self, keepers: list[asyncio.Task[None]]) -> None:
         for process in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         _, late = await asyncio.wait(keepers, timeout=GRACE)
         for process in list(self.running.values()):
+            assert process.stdin is not None  # a pipe, see `_keep`
             process.stdin.close()  # a container's last sign, as killing its client does not reach it
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
