@@ -40,7 +40,7 @@ def test_the_alignment_sample_is_drawn_by_round_and_capped(experiment):
 
 def test_an_interrupt_that_an_import_would_swallow_is_raised_after_it():
     seen = []
-    with pytest.raises(KeyboardInterrupt), client.interrupts_wait():
+    with pytest.raises(KeyboardInterrupt), client.interrupts_wait():  # noqa: PT012  # it is raised by the end of it
         try:
             os.kill(os.getpid(), signal.SIGINT)
             seen.append("the import went on")

@@ -79,7 +79,7 @@ def test_a_function_reads_its_own_and_the_public_objects_alone(s3, s3_server, mo
         own.get("client-0003/002/weights")
 
 
-@pytest.mark.parametrize("key, value, why", [
+@pytest.mark.parametrize(("key", "value", "why"), [
     ("AWS_SECRET_ACCESS_KEY", "a-wrong-secret", "signature we calculated does not match"),
     ("AWS_ACCESS_KEY_ID", "unknown", "does not exist in our records"),
     ("AWS_ACCESS_KEY_ID", None, "[Cc]redentials"),

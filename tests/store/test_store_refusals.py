@@ -97,7 +97,7 @@ def test_json_of_another_make_is_named_although_its_checksum_is_right(text, stor
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fails, write", [("pipe_file", "put_json"), ("mv", "put_json"),
+@pytest.mark.parametrize(("fails", "write"), [("pipe_file", "put_json"), ("mv", "put_json"),
                                           ("pipe_file", "keep_first_json"), ("link", "keep_first_json")])
 @pytest.mark.parametrize("before", [None, 1], ids=["new", "replaced"])
 def test_a_failed_write_leaves_what_was_there(fails, write, before, tmp_path, monkeypatch):
