@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from kdlib.settings.zoo import TEXT_ZOO, ZOO
 
 from kdlib.reports import cost
 from kdlib.settings.experiment import STRATEGIES, make_experiment
 from kdlib.settings.task import load_task
 from kdlib.settings.vocabulary import CHARACTERS, OUTPUTS
+from kdlib.settings.zoo import TEXT_ZOO, ZOO
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/paper.md").read_text()
