@@ -23,5 +23,6 @@ UserId = Annotated[int, Field(ge=1, lt=2**31)]
 
 def quantity(text: str) -> float:
     """'500m' -> 0.5 (cores), '512Mi' -> 536870912.0 (bytes)."""
-    number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", text).groups()
-    return float(number) * UNITS[unit]
+    number = re.match(r"[0-9.]+", text)
+    assert number is not None  # else it is none of those above
+    return float(number[0]) * UNITS[text[number.end() :]]

@@ -27,7 +27,7 @@ def check(manifest: object) -> None:
     expect(KINDS[which], manifest, name)
     crd = os.environ.get("KDLIB_KNATIVE_CRD")
     if crd and which[1] == "Service":
-        _check_schema(name, manifest, crd)
+        _check_schema(name, found, crd)
 
 
 def expect(kind: TypeAdapter, value: object, what: str) -> None:

@@ -198,7 +198,7 @@ class TaskFile(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _of_strategies(self):
+    def _of_strategies(self) -> Self:
         for name in self.instead:
             if name not in (known := STRATEGIES.names()):
                 raise ValueError(f"instead.{name}: no such strategy{meant(name, known)}; allowed: {', '.join(known)}")
