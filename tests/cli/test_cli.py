@@ -46,9 +46,16 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--task", "mnits"], ["mnits", "digits, mnist", ".toml"]),
     (["--strategy", "fedmd", "--task", "absent.toml"], ["absent.toml", "No such file"]),
     (["--strategy", "fedmd", "--seed", "x"], ["--seed", "integer"]),
-    (["--strategy", "fedmd", "--task", "shakespeare", "--alpha", "1"], ["shakespeare has no alpha", "roles"]),
-    (["--strategy", "fedmd", "--task", "cifar:fedmx"], ["cifar:fedmx", "fedmd, feddf, alone, fedavg"]),
+    (["--strategy", "fedmd", "--task", "shakespeare", "--alpha", "1"], ["shakespeare has no alpha", "owners"]),
+    (["--strategy", "fedmd", "--task", "cifar:fedmx"], ["cifar:fedmx", "alone, fedavg, feddf, fedmd"]),
     (["--strategy", "fedmd", "--set", "clients=100000"], ["clients", "10000"]),
+    (["--strategy", "fedmd", "--set", 'architectures=["resnet9"]'], ["resnet9", "resnet20", "package.module:NAME"]),
+    (["--strategy", "fedmd", "--set", "optimizer=adagrad"], ["optimizer", "'adam', 'rmsprop' or 'sgd'", "adagrad"]),
+    (["--strategy", "absent:STRATEGY"], ["absent", "ModuleNotFoundError"]),
+    (["--strategy", "json:dumps"], ["json:dumps is no strategy but a function"]),
+    (["--strategy", "alone", "--plugin", "absent.py"], ["no plugin", "absent.py", "allowed"]),
+    (["--strategy", "alone", "--invoker", "rai"], ["rai", "inline, ray, http"]),
+    (["--strategy", "alone", "--worker-steps", "rai"], ["unknown invoker 'rai'", "inline, ray, http"]),
     ([], ["--strategy"]),
 ])
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, tmp_path):

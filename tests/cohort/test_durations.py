@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from kdlib.cohort import durations
-from kdlib.learning.client import start, work
+from kdlib.learning.models import start, work
 from kdlib.settings.architectures import ZOO
 from kdlib.settings.experiment import make_experiment
 

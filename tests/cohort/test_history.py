@@ -7,13 +7,14 @@ import pytest
 import made
 from kdlib.cohort import attendance, durations, history
 from kdlib.cohort.attendance import in_time
-from kdlib.cohort.history import Forecast, History
-from kdlib.cohort.selection import Past, place, round_robin
+from kdlib.cohort.history import History
+from kdlib.cohort.selection import Past, round_robin
 from kdlib.errors import KdlibError
+from kdlib.invoke.perform import perform
 from kdlib.runs import archive, run, runner
 from kdlib.settings.experiment import make_experiment
+from kdlib.store.names import selection
 from kdlib.store.store import Store
-from kdlib.strategies import perform
 
 # Nine clients of three architectures, six a round: three are slow, two fail.
 TINY = {"clients": 9, "rounds": 6, "samples": 40, "local_epochs": 1, "public_items": 200, "alignment_items": 64,
@@ -48,14 +49,14 @@ def test_a_run_calls_whom_its_simulation_does(ailing):
     assert table["failed"].any() and table["slow"].any() and (table.groupby("round").size() == 6).all()
     assert calls(ailing) == table[~table["failed"]].groupby("round")["client"].agg(set).to_dict()
     for round_, called in table.groupby("round")["client"].agg(sorted).items():
-        assert ailing.store.get_json(place(round_)) == called
+        assert ailing.store.get_json(selection(round_)) == called
 
 
 def test_a_failing_client_takes_no_part_and_is_written_down_as_missing(ailing):
     failing = durations.unreliable(ailing.experiment)
     assert len(failing) == 2 and failing.isdisjoint(set.union(*calls(ailing).values()))
     for round_, there in calls(ailing).items():
-        chosen = ailing.store.get_json(place(round_))
+        chosen = ailing.store.get_json(selection(round_))
         assert set(in_time(ailing.store, round_, "train", chosen)) == there == set(chosen) - failing
     taught = {record.round: record.parts[0].metrics["clients"] for record in ailing.records() if record.step == "teach"}
     assert taught == {round_: len(there) for round_, there in calls(ailing).items()}
@@ -80,7 +81,7 @@ def test_killed_at_any_moment_it_calls_the_same_clients_and_ends_with_the_same_b
         if len(done) == steps:
             raise Killed
         done.append(arguments[2])
-        return perform.perform(*arguments)
+        return perform(*arguments)
 
     monkeypatch.setattr(runner.INLINE, "perform", mortal)
     with pytest.raises(Killed):
@@ -139,7 +140,7 @@ def test_measured_durations_are_those_of_the_records(tmp_path):
 
 def test_a_choice_once_stored_stands(tmp_path):
     store = Store(str(tmp_path))
-    store.put_json(place(1), ["client-0000", "client-0001", "client-0002"])
+    store.put_json(selection(1), ["client-0000", "client-0001", "client-0002"])
     assert History(experiment(), store, ITEMS).chosen(1) == ("client-0000", "client-0001", "client-0002")
     first = History(experiment(), store, ITEMS).chosen(2)
     assert History(experiment(seed=5), store, ITEMS).chosen(2) == first, "whatever another history would have chosen"
@@ -171,12 +172,21 @@ def test_a_round_in_which_all_calls_fail_is_told_in_one_line(tmp_path):
         runner.run(experiment(fail={"share": 1}), tmp_path, progress=False)
 
 
+@pytest.mark.parametrize("strategy", ["fedmd", "alone"])
+def test_a_strategy_that_calls_everybody_has_no_history(strategy, tmp_path):
+    several = make_experiment("digits", strategy, 1.0, profile="smoke")
+    with pytest.raises(KdlibError, match=f"{strategy} chooses no clients; allowed: a strategy with `selects`"):
+        History(several, Store(str(tmp_path)), {})
+    assert history.in_turn(several)(2) == several.client_names
+
+
 def test_a_forecast_decides_nothing(tmp_path):
     store = Store(str(tmp_path))
     learns = History(experiment(), store, ITEMS)
-    assert Forecast(learns).chosen(2) == round_robin(experiment(), 2) and store.names() == []
+    assert learns.forecast(2) == round_robin(experiment(), 2) and store.names() == []
+    assert history.in_turn(experiment())(2) == round_robin(experiment(), 2)
     first = learns.chosen(1)
-    assert Forecast(learns).chosen(1) == first
+    assert learns.forecast(1) == first
 
 
 @pytest.mark.parametrize("strategy", ["fedmd", "alone"])

@@ -9,6 +9,7 @@ from kdlib.cohort import selection
 from kdlib.cohort.selection import Past, choose, round_robin
 from kdlib.errors import Missing
 from kdlib.settings.experiment import make_experiment
+from kdlib.store import names
 from kdlib.store.store import Store
 
 ROUNDS = 12
@@ -212,8 +213,8 @@ def test_steps_read_the_choice_where_it_is_stored(tmp_path):
     store = Store(str(tmp_path))
     experiment = federation(6, 3, 3, "random")
     with pytest.raises(Missing, match="public/selection/001 is not in"):
-        selection.chosen(experiment, store, 1)
-    store.put_json(selection.place(1), [name(3), name(4), name(5)])
-    assert selection.chosen(experiment, store, 1) == (name(3), name(4), name(5))
+        selection.chosen_of(experiment, store, 1)
+    store.put_json(names.selection(1), [name(3), name(4), name(5)])
+    assert selection.chosen_of(experiment, store, 1) == (name(3), name(4), name(5))
     in_turn = federation(6, 3, 3, "round-robin")
-    assert selection.chosen(in_turn, store, 1) == round_robin(in_turn, 1), "which follows from the Experiment alone"
+    assert selection.chosen_of(in_turn, store, 1) == round_robin(in_turn, 1), "which follows from the Experiment alone"

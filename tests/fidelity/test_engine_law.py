@@ -8,8 +8,8 @@ from torch import nn
 
 from kdlib.data import sets
 from kdlib.learning import client
-from kdlib.learning.engine import Batches, images, predict
-from kdlib.learning.models import Dropout
+from kdlib.learning.engine import Batches, inputs, predict
+from kdlib.learning.layers import Dropout
 from kdlib.machine import has_bf16
 from kdlib.paper.bench import plain
 from kdlib.settings.architectures import ZOO
@@ -62,7 +62,7 @@ def test_in_float64_its_model_is_the_plain_one(architecture):
     train = sets.prepare(experiment).private
     x, y = torch.from_numpy(train.x[:8]), torch.from_numpy(train.y[:8])
     engine, written = (model.double() for model in both(experiment, architecture))
-    for model, seen in ((engine, images(x)), (written, plain.pictures(x))):
+    for model, seen in ((engine, inputs(experiment, x)), (written, plain.pictures(x))):
         (F.cross_entropy(model(seen.double()), y) + model.penalty()).backward()
     assert distance(engine, written) < 1e-12
 
@@ -87,7 +87,7 @@ def test_one_step_has_the_plain_gradient(architecture, precision, loss):
     else:
         y = 8 * torch.randn(items, experiment.classes, generator=torch.Generator().manual_seed(0)).sign()
     engine, written = both(experiment, architecture, nn.Tanh)
-    client.train(experiment, engine, Batches(x, y, items, seed=0), loss, steps=1)
+    client.fit(experiment, engine, Batches(experiment, x, y, items, seed=0), loss, steps=1)
     plain.train(experiment, written, x, y, items, batches=1, loss=loss)
     assert 0 < distance(engine, written) < allowed
 
@@ -110,7 +110,7 @@ def accuracy():
         for precision in ("fp32", "bf16"):
             ours = experiment.model_copy(update={"precision": precision})
             model = client.start(ours, ours.architectures[0])
-            client.train(ours, model, Batches(x, y, ours.batch, seed), F.cross_entropy, epochs=5)
+            client.fit(ours, model, Batches(ours, x, y, ours.batch, seed), F.cross_entropy, epochs=5)
             logits[precision] = predict(ours, model, held)
         for way, its in logits.items():
             found[way].append(float((its.argmax(1).numpy() == drawn.test.y).mean()))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import altered
 from kdlib.learning import client
 from kdlib.runs import runner
 from kdlib.strategies import fedavg, feddf
@@ -138,7 +139,7 @@ def evaluate_after_the_next_round_began(patch):
         stages[3], stages[4] = stages[4], stages[3]
         return stages
 
-    patch.setattr(feddf, "workflow", swapped)
+    altered.declare(patch, "feddf", workflow=swapped)
     return {"rounds": 2}
 
 
@@ -157,18 +158,21 @@ def goes_on_from_own_weights(patch):
 
 
 def sample_of_its_own(patch):
-    alignment, turn = client.alignment, iter(range(1, 1000))
-    patch.setattr(client, "alignment", lambda experiment, round_, items: alignment(experiment, next(turn), items))
+    rows, turn = client.alignment_rows, iter(range(1, 1000))
+    patch.setattr(feddf, "alignment_rows", lambda experiment, round_, items: rows(experiment, next(turn), items))
+
+
+def other_mean(patch, mean):
+    for module in (fedavg, feddf):
+        patch.setattr(module, "mean", mean)
 
 
 def one_client_left_out(patch):
-    mean = client.mean
-    patch.setattr(client, "mean", lambda tensors, weights=None: mean(tensors[1:], weights and weights[1:]))
+    other_mean(patch, lambda tensors, weights=None: client.mean(tensors[1:], weights and weights[1:]))
 
 
 def unweighted(patch):
-    mean = client.mean
-    patch.setattr(client, "mean", lambda tensors, weights=None: mean(tensors))
+    other_mean(patch, lambda tensors, weights=None: client.mean(tensors))
     return only_the_start_is_scored(patch)
 
 
@@ -192,7 +196,7 @@ def taught_by_its_own_architecture(patch):
         store.put(f"public/{round_:03}/teacher", {"logits": client.mean(logits)})
         return distil(experiment, store, round_, architecture)
 
-    patch.setitem(feddf.HANDLERS, "distil", own)
+    altered.handlers(patch, "feddf", distil=own)
     every_score_is_a_gain(patch)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import altered
 from kdlib.learning import client
 from kdlib.settings.experiment import make_experiment
 from kdlib.strategies import fedmd
@@ -103,7 +104,7 @@ def test_law(law, clean):
 
 
 def digest_skipped(patch):
-    patch.setitem(fedmd.HANDLERS, "digest", _pass_on("{before}/weights", "{now}/digested"))
+    altered.handlers(patch, "fedmd", digest=_pass_on("{before}/weights", "{now}/digested"))
 
 
 # Long enough for the distance to fall; a digest of a few steps only moves batch norm's statistics.
@@ -121,12 +122,11 @@ def squared_error(patch):
 
 
 def revisit_skipped(patch):
-    patch.setitem(fedmd.HANDLERS, "revisit", _pass_on("{now}/digested", "{now}/weights"))
+    altered.handlers(patch, "fedmd", revisit=_pass_on("{now}/digested", "{now}/weights"))
 
 
 def one_client_left_out(patch):
-    mean = client.mean
-    patch.setattr(client, "mean", lambda tensors: mean(tensors[1:]))
+    patch.setattr(fedmd, "mean", lambda tensors: client.mean(tensors[1:]))
 
 
 def permuted(patch):
@@ -134,8 +134,7 @@ def permuted(patch):
 
 
 def one_draw_for_all_rounds(patch):
-    alignment = client.alignment
-    patch.setattr(client, "alignment", lambda experiment, round_, items: alignment(experiment, 1, items))
+    patch.setattr(fedmd, "alignment_rows", lambda experiment, _, items: client.alignment_rows(experiment, 1, items))
 
 
 def transfer_lost(patch):
@@ -144,7 +143,7 @@ def transfer_lost(patch):
 
 def private_before_public(patch):
     pretrain, transfer, *others = fedmd.workflow(make_experiment("digits", "fedmd", 1.0, profile="smoke", **TINY), None)
-    patch.setattr(fedmd, "workflow", lambda *_: [transfer, pretrain, *others])
+    altered.declare(patch, "fedmd", workflow=lambda *_: iter([transfer, pretrain, *others]))
     return {"transfer": "lost"}  # with `used` the Step would lack its start
 
 

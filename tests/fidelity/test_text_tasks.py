@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kdlib.learning import client
-from kdlib.settings.experiment import STRATEGIES
+from kdlib.registry import STRATEGIES
 from kdlib.strategies import fedmd
 
 SMALL = {"rounds": 2, "samples": 60, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 2, "transfer_epochs": 2,
@@ -22,16 +22,17 @@ def here(own_texts):
 
 def settings(here, strategy):
     """A call's arguments: a small run of the strategy on the own texts, nothing swept away."""
-    own = {name: value for name, value in SMALL.items() if name in STRATEGIES[strategy].model_fields}
+    fields = STRATEGIES.find(strategy).value.settings.model_fields
+    own = {name: value for name, value in SMALL.items() if name in fields}
     return {"strategy": strategy, "alpha": None, "task": str(here / "own.toml"), "keep": True, **own}
 
 
 @pytest.fixture(scope="module")
 def runs(smoke, here):
-    return {strategy: smoke(**settings(here, strategy)) for strategy in STRATEGIES}
+    return {strategy: smoke(**settings(here, strategy)) for strategy in STRATEGIES.names()}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 def test_every_client_is_tested_on_its_own_windows(strategy, runs):
     """With its own weights, or those of its architecture's server model, by a plain evaluation."""
     run = runs[strategy]
@@ -48,7 +49,7 @@ def test_every_client_is_tested_on_its_own_windows(strategy, runs):
         assert metrics["accuracy"] == pytest.approx(float(right)) and metrics["items"] == len(test["y"]) > 0
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 def test_the_partition_tells_each_clients_role_and_windows(strategy, runs):
     run = runs[strategy]
     table = run.partition
@@ -60,7 +61,7 @@ def test_the_partition_tells_each_clients_role_and_windows(strategy, runs):
         assert counted == {label: y.tolist().count(label) for label in set(y.tolist())}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
 def test_no_test_label_decides(strategy, runs, relabelled, here):
     laws.no_test_label_decides(runs[strategy], relabelled(**settings(here, strategy)))
 

@@ -66,10 +66,9 @@ def test_c1_is_decided_by_the_interval_of_the_paired_gaps(fedmd, feddf, verdict,
 
 def test_c3_is_what_the_records_cost(runs, rows):
     prices = load_prices(built_in()[0])
-    shares = sorted(float(total(feddf.records(), prices) / total(fedmd.records(), prices))
+    shares = sorted(float(total(feddf, prices) / total(fedmd, prices))
                     for fedmd, feddf in (runs[:2], runs[2:]))
-    fitted = sorted(float(total(feddf.records(), prices, right_sized(feddf.records()))
-                          / total(fedmd.records(), prices, right_sized(fedmd.records())))
+    fitted = sorted(float(total(feddf, prices, right_sized(feddf)) / total(fedmd, prices, right_sized(fedmd)))
                     for fedmd, feddf in (runs[:2], runs[2:]))
     assert f"FedDF / FedMD {shares[1]:.2f} ({shares[0]:.2f} to {shares[1]:.2f}); " in rows[2].ours
     assert f"right-sized: {fitted[1]:.2f} ({fitted[0]:.2f} to {fitted[1]:.2f}); " in rows[2].ours

@@ -20,7 +20,7 @@ def test_the_numbers_are_those_of_the_records(common):
     row = compare([one], "lambda").iloc[0]
     assert row["accuracy"] == one.result["accuracy"]
     assert row["measured"] == pytest.approx(times.rounds(one)["measured"].sum())
-    assert row["usd"] == float(total(one.records(), load_prices("lambda")))
+    assert row["usd"] == float(total(one, load_prices("lambda")))
 
 
 def test_strategies_differ_in_settings_that_the_other_lacks(common):

@@ -16,6 +16,7 @@ from kdlib.settings.experiment import make_experiment
 ROUND = [("pretrain", "cnn2-128-256", 61.2), ("communicate", "client-0000", 0.0312),
          ("communicate", "client-0001", 0.3), ("aggregate", "server", 0.1), ("digest", "client-0000", 2.50001),
          ("digest", "client-0001", 0.9999)]
+FEDMD = make_experiment("digits", "fedmd", 1.0, profile="smoke")
 RECORDS = [made.record(step, subject, seconds, peak_memory=700 * 2**20) for step, subject, seconds in ROUND]
 
 # By hand, in USD a million: 6 calls x fee + seconds as rounded x the rate of the paper's limits.
@@ -34,8 +35,8 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_a_made_run_costs_what_a_hand_calculation_says(name):
-    assert cost.total(RECORDS, load_prices(name)) == BY_HAND[name] / 10**6
+def test_a_made_run_costs_what_a_hand_calculation_says(name, tmp_path):
+    assert cost.total(made.run(tmp_path, FEDMD, RECORDS), load_prices(name)) == BY_HAND[name] / 10**6
 
 
 def test_every_table_that_comes_with_kdlib_is_checked_by_hand():
@@ -85,21 +86,21 @@ def test_the_smallest_size_that_holds_it_is_paid_for(name, limits, size):
     assert load_prices(name).functions.size(limits) == size
 
 
-def test_right_sizing_takes_the_peak_of_memory_and_the_threads():
-    records = [made.record("train", "client-0000", 1.0, peak_memory=300 * 2**20, threads=2),
-               made.record("train", "client-0001", 1.0, peak_memory=500 * 2**20, threads=1),
-               made.record("distil", "cnn2-128-256", 1.0, peak_memory=2**30),
+def test_right_sizing_takes_the_peak_of_memory_and_the_threads(tmp_path):
+    records = [made.record("transfer", "client-0000", 1.0, peak_memory=300 * 2**20, threads=2),
+               made.record("transfer", "client-0001", 1.0, peak_memory=500 * 2**20, threads=1),
+               made.record("aggregate", "server", 1.0, peak_memory=2**30),
                made.record("pretrain", "cnn2-128-256", 1.0, peak_memory=2**31)]
-    needs = cost.right_sized(records)
+    the_run = made.run(tmp_path, FEDMD, records)
+    needs = cost.right_sized(the_run)
     assert needs == {"client": (2, F(500, 1024)), "aggregator": (1, 1), "worker": (1, 2)}
     knative = load_prices("knative")
     hourly = 2 * (2 * F("0.02181159") + F(500, 1024) * F("0.00292353")) + 2 * F("0.02181159") + 3 * F("0.00292353")
-    assert cost.total(records, knative, needs) == hourly / 3600 < cost.total(records, knative)
+    assert cost.total(the_run, knative, needs) == hourly / 3600 < cost.total(the_run, knative)
 
 
 def test_a_bill_has_a_row_an_invocation_and_adds_up(tmp_path):
-    experiment = make_experiment("digits", "fedmd", 1.0, profile="smoke")
-    table = cost.bill(made.run(tmp_path, experiment, RECORDS), load_prices("lambda"))
+    table = cost.bill(made.run(tmp_path, FEDMD, RECORDS), load_prices("lambda"))
     assert table["usd"].sum() == pytest.approx(float(BY_HAND["lambda"] / 10**6), rel=1e-12)
     assert table.groupby("kind")["subject"].unique().map(list).to_dict() == {
         "client": ["client-0000", "client-0001"], "aggregator": ["server"], "worker": ["cnn2-128-256"]}
@@ -125,7 +126,7 @@ def test_a_users_own_table_is_used_and_has_no_workers_apart(tmp_path):
     assert own.title == "our cluster, the cellar, 2026-01-31"
     assert own.of("worker") == own.of("client")
     # 61.2 s are two minutes of 16 GiB; five short calls a minute each, four of 4 GiB and one of 16
-    assert cost.total(RECORDS, own) == F("0.36") / 60 * (2 * 16 + 4 * 4 + 16)
+    assert cost.total(made.run(tmp_path, FEDMD, RECORDS), own) == F("0.36") / 60 * (2 * 16 + 4 * 4 + 16)
 
 
 @pytest.mark.parametrize(("change", "says"), [

@@ -2,14 +2,15 @@
 
 import pytest
 
+from kdlib.invoke.strategy import Sizes
 from kdlib.reports.cost import load_prices
-from kdlib.reports.estimate import Sizes, duration, estimate, probe, work
+from kdlib.reports.estimate import duration, estimate, probe, work
 from kdlib.settings.experiment import make_experiment
 
 PRICES = load_prices("lambda")
 
 
-@pytest.mark.parametrize("strategy", ["fedmd", "feddf", "fedavg"])
+@pytest.mark.parametrize("strategy", ["fedmd", "feddf", "fedavg", "alone"])
 def test_invocations_and_bytes_are_those_of_the_run(strategy, common):
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke")
     found = estimate(experiment, PRICES, cores=1, progress=False)
@@ -27,16 +28,16 @@ def test_more_cores_take_less_until_the_longest_step_is_alone():
     assert found.seconds == pytest.approx(found.modelled)
 
 
-def test_a_probe_has_one_round_and_the_sizes_that_bytes_hang_on():
+def test_a_probe_has_one_round_and_the_sizes_that_bytes_depend_on():
     experiment = make_experiment("digits", "feddf", 1.0, profile="paper", clients=24)
-    small = probe(experiment, Sizes(27, 574, 71))
+    small = probe(experiment, Sizes(27, 574, 574, 71))
     assert (small.clients, small.clients_per_round, small.rounds, small.local_epochs) == (6, 6, 1, 1)
     assert (small.samples, small.public_items, small.distil_batches) == (27, 574, experiment.score_every)
     assert (small.width, small.alignment_items) == (experiment.width, experiment.alignment_items)
 
 
 def test_work_by_hand():
-    sizes = Sizes(client=600, public=10_000, validation=400)
+    sizes = Sizes(client=600, public=10_000, aligned=5000, validation=400)
     fedmd, feddf = (make_experiment("digits", strategy, 1.0, profile="paper") for strategy in ("fedmd", "feddf"))
     assert work(fedmd, "pretrain", sizes) == pytest.approx(20 * (8000 + 2000 / 4))
     assert work(fedmd, "transfer", sizes) == pytest.approx(25 * (480 + 120 / 4))

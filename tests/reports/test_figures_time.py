@@ -8,8 +8,9 @@ import pytest
 
 import made
 from kdlib.cohort.history import simulate
+from kdlib.registry import STRATEGIES
 from kdlib.reports import cost, figures, times
-from kdlib.reports.figures.style import STEPS, colour
+from kdlib.reports.figures.style import colour
 from kdlib.settings.experiment import make_experiment
 
 FEDMD = make_experiment("digits", "fedmd", 1.0, profile="smoke", clients=3, rounds=1)
@@ -61,9 +62,9 @@ def test_the_timeline_says_what_moved_and_how_large(fedmd):
     assert told[0] == "communicate: 2 x 3 s, 1 cold, 0.0005 MB read, 5e-05 MB written" and len(told) == 3
 
 
-def test_what_comes_before_the_rounds_has_rays_lane(fedmd):
+def test_what_comes_before_the_rounds_has_the_workers_lane(fedmd):
     (axis,) = figures.timeline(fedmd, 0, "title").axes
-    assert [label.get_text() for label in axis.get_yticklabels()][2:] == ["Ray"]
+    assert [label.get_text() for label in axis.get_yticklabels()][2:] == ["workers"]
 
 
 def test_time_per_step_adds_up_and_tells_the_function_from_what_is_around_it(fedmd):
@@ -104,9 +105,12 @@ def test_selection_shows_every_call_of_a_seed_and_the_time_of_all():
     plt.close(figure)
 
 
-def test_steps_that_follow_each_other_differ_and_a_fused_one_is_like_its_first():
-    assert len({colour(step) for step in STEPS}) == len(STEPS)
-    assert colour("digest+revisit+evaluate>communicate") == colour("digest")
-    gaps = [sum(abs(a - b) for a, b in zip(colour(one), colour(other), strict=True))
-            for one, other in pairwise(STEPS)]
+@pytest.mark.parametrize("strategy", STRATEGIES.names())
+def test_steps_that_follow_each_other_differ_and_a_fused_one_is_like_its_first(strategy):
+    declared = STRATEGIES.find(strategy).value
+    steps = [step.name for step in declared.steps]
+    assert len({colour(declared, step) for step in steps}) == len(steps)
+    assert colour(declared, f"{steps[1]}+{steps[0]}>{steps[0]}") == colour(declared, steps[1])
+    gaps = [sum(abs(a - b) for a, b in zip(colour(declared, one), colour(declared, other), strict=True))
+            for one, other in pairwise(steps)]
     assert min(gaps) > 0.4, gaps

@@ -13,7 +13,7 @@ def test_it_is_what_the_records_say(common):
     the_run = common("feddf", alpha=0.1)
     found = summary(the_run.folder, "lambda")
     assert found.accuracy["mean"] == pytest.approx(the_run.result["accuracy"])
-    assert found.steps.loc["in all", "usd"] == pytest.approx(float(total(the_run.records(), load_prices("lambda"))))
+    assert found.steps.loc["in all", "usd"] == pytest.approx(float(total(the_run, load_prices("lambda"))))
     assert found.steps.loc["train", "calls"] == 18 and found.steps.loc["in all", "calls"] == len(the_run.table)
     assert found.steps.loc["in all", "mb_in"] == pytest.approx(the_run.table["bytes_in"].sum() / 1e6)
 

@@ -111,9 +111,9 @@ def test_one_run_begun_by_one_invoker_and_ended_by_another_is_mixed_too(tmp_path
         times.invoker([made.run(tmp_path, FEDMD, by_two)])
 
 
-def test_pre_training_may_have_an_invoker_of_its_own(tmp_path):
+def test_the_steps_of_workers_may_have_an_invoker_of_their_own(tmp_path):
     elsewhere = [RECORDS[0].model_copy(update={"backend": "ray"}), *RECORDS[1:]]
-    assert times.invoker([made.run(tmp_path, FEDMD, elsewhere)]) == "inline, pre-training by ray"
+    assert times.invoker([made.run(tmp_path, FEDMD, elsewhere)]) == "inline, Steps of workers by ray"
 
 
 def test_a_fused_run_is_told_from_one_that_is_not(tmp_path):

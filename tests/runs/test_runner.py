@@ -4,15 +4,20 @@ import json
 import pytest
 import torch
 
-from kdlib.cohort.history import History
+import altered
+from kdlib.cohort.history import in_turn
 from kdlib.data import sets
 from kdlib.errors import KdlibError
+from kdlib.invoke.perform import perform
 from kdlib.invoke.steps import Step
+from kdlib.invoke.strategy import strategy_of
 from kdlib.learning import client
+from kdlib.registry import STRATEGIES
 from kdlib.runs import run, runner
-from kdlib.settings.experiment import STRATEGIES, make_experiment
-from kdlib.strategies import alone, perform
+from kdlib.settings.experiment import make_experiment
+from kdlib.strategies import alone
 
+NAMES = STRATEGIES.names()
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
         "test_items": 100}
@@ -20,13 +25,14 @@ TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pre
 
 def tiny(strategy, **settings):
     """TINY's settings that the strategy has."""
-    return {name: value for name, value in (TINY | settings).items() if name in STRATEGIES[strategy].model_fields}
+    fields = STRATEGIES.find(strategy).value.settings.model_fields
+    return {name: value for name, value in (TINY | settings).items() if name in fields}
 
 
 @pytest.fixture(scope="module")
 def runs(smoke):
     """One complete run a strategy."""
-    return {strategy: smoke(strategy, **tiny(strategy)) for strategy in STRATEGIES}
+    return {strategy: smoke(strategy, **tiny(strategy)) for strategy in NAMES}
 
 
 @pytest.fixture
@@ -44,7 +50,7 @@ def by_subject(records, name):
             if step.name == name}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_a_run_is_its_folder(strategy, runs):
     the_run = runs[strategy]
     loaded = run.load(the_run.folder)
@@ -55,12 +61,11 @@ def test_a_run_is_its_folder(strategy, runs):
     assert not [path for path in the_run.folder.parent.iterdir() if path.name.endswith((".new", ".part"))]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_the_tables_have_a_row_an_invocation_and_a_row_a_step(strategy, runs):
     the_run = runs[strategy]
     table, steps, records = the_run.table, the_run.steps, the_run.records()
-    history = History(the_run.experiment, the_run.store, {})
-    stages = perform.STRATEGIES[strategy].workflow(the_run.experiment, history)
+    stages = strategy_of(the_run.experiment).stages(the_run.experiment, in_turn(the_run.experiment))
     expected = [step for stage in stages for step in stage.steps]
     assert [step for record in records for step in record.done] == expected
     assert len(table) == len(steps) == len(records) and set(table["run"]) == {the_run.key}
@@ -78,7 +83,7 @@ def test_the_tables_have_a_row_an_invocation_and_a_row_a_step(strategy, runs):
                 assert shown["architecture"] == the_run.experiment.architecture_of(record.subject)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_the_result_sums_up_the_last_round(strategy, runs):
     the_run = runs[strategy]
     accuracies = {}
@@ -92,7 +97,7 @@ def test_the_result_sums_up_the_last_round(strategy, runs):
     assert 0 < the_run.result["seconds"] <= sum(record.seconds for record in the_run.records()) + 0.1
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_the_partition_recorded_is_the_one_held(strategy, runs):
     the_run = runs[strategy]
     for name, rows in the_run.partition.groupby("client"):
@@ -106,7 +111,8 @@ def test_strategies_share_parts_validation_and_alignment_draws(runs):
     parts = [f"private/{name}/data" for name in runs["alone"].experiment.client_names]
     for name in ["aggregator/validation", "public/test", *parts]:
         assert len({the_run.store.content(name) for the_run in runs.values()}) == 1, name
-    draws = {tuple(client.alignment(runs[strategy].experiment, 1, 200).tolist()) for strategy in ("fedmd", "feddf")}
+    both = [runs[strategy].experiment for strategy in ("fedmd", "feddf")]
+    draws = {tuple(client.alignment_rows(experiment, 1, 200).tolist()) for experiment in both}
     assert len(draws) == 1
 
 
@@ -117,7 +123,7 @@ def test_strategies_share_the_starts_of_their_blocks(strategy, runs):
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_a_longer_run_begins_with_the_shorter_ones_rounds(strategy, runs, smoke):
     longer = runs[strategy]
     shorter = smoke(strategy, **tiny(strategy, rounds=1))
@@ -127,7 +133,7 @@ def test_a_longer_run_begins_with_the_shorter_ones_rounds(strategy, runs, smoke)
     assert shorter.key != longer.key
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_no_test_label_reaches_a_weight(strategy, runs, relabelled):
     other = relabelled(strategy, **tiny(strategy))
     names = other.store.names()
@@ -189,21 +195,21 @@ def test_a_torn_last_line_is_dropped_and_its_step_repeated(torn, fresh, monkeypa
     (fresh.folder / "result.json").unlink()
     assert len(fresh.records()) == len(lines)
     ran = []
-    monkeypatch.setattr(runner.INLINE, "perform", lambda *args: ran.append(args[2]) or perform.perform(*args))
+    monkeypatch.setattr(runner.INLINE, "perform", lambda *args: ran.append(args[2]) or perform(*args))
     assert repeat(fresh).result["final_bytes"] == whole
     assert [step.name for step in ran] == ["evaluate"] and len(fresh.records()) == len(lines) + 1
 
 
 def test_only_one_process_drives_a_run(tmp_path, monkeypatch):
     experiment = make_experiment("digits", "alone", 1.0, profile="smoke", **tiny("alone", rounds=1))
-    monkeypatch.setitem(alone.HANDLERS, "evaluate", lambda *_: runner.run(experiment, tmp_path, progress=False))
+    altered.handlers(monkeypatch, "alone", evaluate=lambda *_: runner.run(experiment, tmp_path, progress=False))
     with pytest.raises(KdlibError, match="is being carried out by another process; wait for it or end it"):
         runner.run(experiment, tmp_path, progress=False)
     monkeypatch.undo()
     assert runner.run(experiment, tmp_path, progress=False).result, "the lock outlived its holder"
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", NAMES)
 def test_again_gives_the_same_bytes(strategy, runs):
     the_run = runs[strategy]
     before = the_run.store.names()
@@ -213,7 +219,7 @@ def test_again_gives_the_same_bytes(strategy, runs):
 
 
 def other_metric(patch):
-    patch.setitem(alone.HANDLERS, "evaluate", lambda *args: {"accuracy": alone.evaluate(*args)["accuracy"] + 1e-9})
+    altered.handlers(patch, "alone", evaluate=lambda *args: {"accuracy": alone.evaluate(*args)["accuracy"] + 1e-9})
 
 
 def other_weights(patch):
@@ -224,7 +230,7 @@ def other_weights(patch):
             model.linear.weight.view(-1)[0] += 1e-6
         save(store, name, model)
 
-    patch.setattr(client, "save", nudged)
+    patch.setattr(alone, "save", nudged)
 
 
 @pytest.mark.parametrize("change", [other_metric, other_weights])
@@ -256,7 +262,7 @@ def test_a_step_is_seeded_by_itself_alone(fresh):
     for seed in (1, 2):
         torch.manual_seed(seed)
         expected = torch.random.get_rng_state()
-        perform.perform(fresh.experiment, fresh.store, step)
+        perform(fresh.experiment, fresh.store, step)
         assert torch.equal(torch.random.get_rng_state(), expected)
         found.append(fresh.store.content("client-0000/002/weights"))
     assert found[0] == found[1]

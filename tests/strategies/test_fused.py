@@ -3,10 +3,11 @@
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.invoke.steps import measured
+from kdlib.invoke.invokers import Base
+from kdlib.invoke.perform import measured, perform
+from kdlib.registry import STRATEGIES
 from kdlib.runs import run, runner
-from kdlib.settings.experiment import STRATEGIES, make_experiment
-from kdlib.strategies.perform import perform
+from kdlib.settings.experiment import make_experiment
 
 TINY = {"clients": 3, "rounds": 2, "samples": 40, "revisit_epochs": 1, "pretrain_epochs": 1, "transfer_epochs": 1,
         "public_items": 200, "alignment_items": 64, "test_items": 100}
@@ -66,7 +67,7 @@ def test_each_way_repeats_the_other(four, fused):
     assert len(four.records(2)) < len(four.records()) == len(fused.records(2))
 
 
-@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name != "fedmd"])
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES.names() if name != "fedmd"])
 def test_only_fedmd_has_it(strategy, tmp_path):
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke")
     with pytest.raises(KdlibError, match=f"{strategy} has no fused round; allowed: fedmd"):
@@ -77,7 +78,7 @@ class Killed(Exception):
     """Stands for kill -9."""
 
 
-class Mortal:
+class Mortal(Base):
     """Carries out `steps` Steps, and one more whose Record is lost."""
 
     name = "inline"
