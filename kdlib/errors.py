@@ -51,7 +51,7 @@ def _bringing(module: str) -> str | None:
     name = IMPORTED_AS.get(module, module).lower().replace("_", "-")
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of a checkout that is not installed
         for line in importlib.metadata.requires("kdlib") or ():
-            if re.match(r"[A-Za-z0-9._-]+", line)[0].lower() == name:
+            if re.split(r"[^A-Za-z0-9._-]", line)[0].lower() == name:
                 extra = re.search(r"extra == ['\"](\w+)", line)
                 return f"kdlib[{extra[1]}]" if extra else "kdlib"
     return None
