@@ -10,7 +10,7 @@ from kdlib.settings.experiment import make_experiment
 PRICES = load_prices("lambda")
 
 
-@pytest.mark.parametrize("strategy", ["fedmd", "feddf", "fedavg", "alone"])
+@pytest.mark.parametrize("strategy", ["fedmd", "feddf", "fedavg"])
 def test_invocations_and_bytes_are_those_of_the_run(strategy, common):
     experiment = make_experiment("digits", strategy, 1.0, profile="smoke")
     found = estimate(experiment, PRICES, cores=1, progress=False)

@@ -1,7 +1,7 @@
 """Golden metrics: accuracy per round in the smoke profile, against the file, of each task that has its data here.
 
 Equal CPU flags and versions give equal numbers. Other instruction sets round differently, and over some 150 steps that
-moved a mean by up to 0.013 where it was tried (AVX2 against AVX-512), so there the tolerance is wider.
+moved a mean by up to 0.030 where it was tried (AVX-512 without AMX against AMX), so there the tolerance is wider.
 After a change that is meant to alter results: python tests/runs/test_golden.py TASK ...
 """
 
@@ -19,7 +19,7 @@ from kdlib.runs.runner import run
 from kdlib.settings.experiment import make_experiment
 
 GOLDEN = Path(__file__).with_name("golden.json")
-HERE, ELSEWHERE = 0.005, 0.03
+HERE, ELSEWHERE = 0.005, 0.03 + 1e-6  # the means are of float32 numbers
 
 RUNS = [("digits", strategy) for strategy in STRATEGIES.names()] + [
     (task, strategy) for task in ("cifar", "shakespeare") for strategy in ("fedmd", "feddf")]
