@@ -11,6 +11,7 @@ import pytest
 
 from faas.function.confinement import possible
 from functions import KEY, ROOT, Function, deployed, tiny
+from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 
 STRATEGY = """
@@ -147,6 +148,22 @@ def test_a_package_that_lacks_what_it_needs_is_one_line(tmp_path):
     assert answer.status_code == 422, answer.text
     assert "network of-a-package of an installed package cannot be imported (ModuleNotFoundError: No module named " \
         "'absent'); allowed: install what packed:build needs" in answer.json()["error"]
+
+
+def test_another_version_of_a_strategy_than_the_drivers_is_refused(tmp_path):
+    (tmp_path / "own.py").write_text(STRATEGY)
+    url = f"{tmp_path}/store/{{owner}}"
+    deployed(url, tiny("feddf"))
+    store = Store(f"{url}/{KEY}")
+    store.put_json("public/experiment", tiny("feddf").model_dump(mode="json", include=set(Experiment.model_fields))
+                   | {"strategy": "own"})
+    with Function("client-0000", f"file://{url}", tmp_path / "log", KDLIB_PLUGINS=f"{tmp_path}/own.py") as function:
+        for sources in (None, {}, {"own": "0" * 64}):
+            if sources is not None:
+                store.put_json("public/sources", sources)
+            answer = function.step("train", 1)
+            said = "public/sources is not in" if sources is None else "own is another version here than where the run"
+            assert answer.status_code == 422 and said in answer.json()["error"], answer.text
 
 
 @pytest.mark.parametrize("command", [
