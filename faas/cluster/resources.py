@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from faas.cluster.values import Most
 from kdlib.errors import KdlibError
 from kdlib.invoke.strategy import strategy_of
-from kdlib.learning.engine import PREDICT_BATCH, inputs
-from kdlib.learning.models import blank, start, work
+from kdlib.learning.engine import PREDICT_BATCH
+from kdlib.learning.models import follow, start, work
 from kdlib.settings.experiment import Experiment
 from kdlib.settings.task import Roles, Source, Text
 
@@ -51,7 +51,7 @@ def client_allotment(experiment: Experiment, subject: str, most: Most, overcommi
     Raises KdlibError where `most` is too little for it.
     """
     architecture = experiment.architecture_of(subject)
-    share = work(experiment, architecture) / max(work(experiment, other) for other in experiment.architectures)
+    share = work(experiment, architecture) / max(1, *(work(experiment, other) for other in experiment.architectures))
     own = experiment.samples or -(-_training_items(experiment.task.private) // experiment.clients)
     memory = _mebibytes(_need(experiment, architecture, own))
     return _within(most, f"a client of {architecture}", Allotment(
@@ -96,7 +96,7 @@ def aggregator_need(experiment: Experiment, architecture: str) -> float:
 @functools.lru_cache(maxsize=256)
 def footprint(experiment: Experiment, architecture: str) -> Footprint:
     """Of one architecture at the experiment's width and size of items; nothing is computed."""
-    model = start(experiment, architecture).to("meta").eval()
+    model = start(experiment, architecture)
     activations = 0
 
     def count(layer: nn.Module, _: object, output: Tensor | tuple[Tensor, ...]) -> None:
@@ -108,7 +108,7 @@ def footprint(experiment: Experiment, architecture: str) -> Footprint:
     for layer in model.modules():
         if not any(layer.children()):
             layer.register_forward_hook(count)
-    model(inputs(experiment, blank(experiment, 1), "meta"))
+    follow(experiment, architecture, model)
     weights = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     return Footprint(weights, activations)
 

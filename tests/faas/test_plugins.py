@@ -49,11 +49,21 @@ STRATEGIES.register("own", Strategy(
 """
 NETWORK = """
 import math
+import torch
 from torch import nn
 
 
+class Plain(nn.Module):  # without any product that counts as work
+    def __init__(self, items, classes):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(classes, items) / items)
+
+    def forward(self, x):
+        return (x.flatten(1)[:, None] * self.weight).sum(-1)
+
+
 def build(task, classes, width, generator):
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), classes))
+    return Plain(math.prod(task.shape), classes)
 """
 REGISTERED = NETWORK + """
 from kdlib.registry import NETWORKS
@@ -61,6 +71,7 @@ NETWORKS.register("of-a-module", build)
 """
 SETTINGS = ["--task", "digits", "--strategy", "own", "--profile", "smoke", "--set", "clients=2", "--set", "rounds=1",
             "--set", 'architectures=["of-a-module", "of-a-package"]']
+BY_VALUE = REGISTERED.replace(").sum(-1)", ").sum(-1) + int(x.sum() > 0)")
 EVIL = "from pathlib import Path; Path(__file__).with_name('imported').touch(); thing = None"
 
 
@@ -193,6 +204,19 @@ def test_a_mistake_is_one_line_and_nothing_is_written(options, said, tmp_path, m
                           text=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
     assert sorted(tmp_path.glob("*")) == before
+
+
+def test_a_network_that_goes_by_values_cannot_be_sized_and_is_one_line(tmp_path):
+    (tmp_path / "own.py").write_text(BY_VALUE)
+    options = {"cwd": tmp_path, "capture_output": True, "text": True,
+               "env": os.environ | {"PYTHONPATH": str(ROOT), "KDLIB_PLUGINS": "own.py"}}
+    made = subprocess.run([Path(sys.executable).with_name("kdlib"), "experiment", "--strategy", "alone", "--profile",
+                           "smoke", "--set", 'architectures=["of-a-module"]'], **options)
+    (tmp_path / "experiment.json").write_text(made.stdout)
+    done = subprocess.run([sys.executable, "-m", "faas", "up", "--experiment", "experiment.json"], **options)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "architecture of-a-module does not fit" in done.stderr and "followed by shapes alone" in done.stderr
+    assert not (tmp_path / "functions").exists()
 
 
 @pytest.mark.parametrize(("who", "hidden"), [("nobody", True), ("a plugin", False), ("a package", False)])
