@@ -43,6 +43,7 @@ PUBLIC = {
     "times": "reports.times",
     "cost": "reports.cost",
     "Grid": "paper.grid:Grid",
+    "published": "paper.published:curves",
     "claims": "paper.claims",
     "bench": "paper.bench",
     # strategies and networks of one's own

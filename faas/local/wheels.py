@@ -12,7 +12,7 @@ from pathlib import Path
 from zipfile import Path as Zipped
 
 from packaging.requirements import InvalidRequirement, Requirement
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import NormalizedName, canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
 from kdlib.errors import KdlibError
@@ -144,7 +144,7 @@ def _needs(wheel: Path, extras: set[str]) -> list[Requirement]:
     return needs
 
 
-def _name(wheel: Path) -> str:
+def _name(wheel: Path) -> NormalizedName:
     return canonicalize_name(_about(wheel).metadata["Name"])
 
 

@@ -198,7 +198,8 @@ def server_model(round_: int, architecture: str) -> str:
 
 def expect_sources(experiment: Experiment, sources: Mapping[str, str]) -> None:
     """Raises KdlibError unless the code that is not kdlib's own is here just as `sources` says of the driver's."""
-    for name, source in sources.items():
-        if experiment.sources.get(name) != source:
+    here = experiment.sources
+    for name in sorted({*here, *sources}):
+        if here.get(name) != sources.get(name):
             raise KdlibError(f"{name} is another version here than where the run was begun; allowed: the same source, "
                              "in a process started with it")

@@ -86,11 +86,24 @@ def work(experiment: Experiment, architecture: str) -> int:
     """Multiply-accumulates of the architecture's forward pass on one item: the one count of a model's work."""
     from torch.utils.flop_counter import FlopCounterMode  # seconds of imports, which most runs need not wait for
 
-    model = _built(experiment, architecture).eval().to("meta")  # shapes alone are followed, nothing is computed
+    model = _built(experiment, architecture)
     with FlopCounterMode(display=False) as counter:
-        model(inputs(experiment, blank(experiment, 1), "meta"))
+        follow(experiment, architecture, model)
     operations: int = counter.get_total_flops()
     return operations // 2  # two operations are one multiply-accumulate
+
+
+def follow(experiment: Experiment, architecture: str, model: nn.Module) -> None:
+    """The model's forward pass on one item, of which only the shapes are followed: nothing is computed.
+
+    The model's weights are gone afterwards. Raises KdlibError where its `forward` needs more than shapes.
+    """
+    try:
+        model.eval().to("meta")(inputs(experiment, blank(experiment, 1), "meta"))
+    except Exception as error:  # whatever somebody's network raises
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise _unfit(experiment, architecture, "its forward cannot be followed by shapes alone, as it must be to count "
+                     f"its work; it may have to make tensors on its input's device ({said})") from error
 
 
 def _built(experiment: Experiment, architecture: str) -> nn.Module:
