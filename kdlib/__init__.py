@@ -64,6 +64,7 @@ PUBLIC = {
     "personal_model": "invoke.strategy:personal_model",
     "server_model": "invoke.strategy:server_model",
     "Store": "store.store:Store",
+    "chosen_of": "cohort.selection:chosen_of",
     "in_time": "cohort.attendance:in_time",
     "last_counted": "cohort.attendance:last_counted",
     "named": "store.names:named",

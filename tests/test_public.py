@@ -14,10 +14,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 WITH_FUNCTIONS = {"08_serverless"}  # notebooks that may import from faas
-NOT_YET = {"10_your_own"}  # still imports from inside; it is to use what TO_COME names
-TO_COME = {"Aligned", "Experiment", "Selecting", "Stage", "Strategy", "Work", "in_time", "last_counted", "load_data",
-           "of_aggregator", "of_client", "personal_model", "register_network", "register_strategy", "save_model",
-           "server_model", "task", "test_accuracy"}
 MODULES = {name: value for name in kdlib.__all__ if isinstance(value := getattr(kdlib, name), ModuleType)}
 PUBLIC = {f"kdlib.{name}": getattr(kdlib, name) for name in kdlib.__all__}
 PUBLIC |= {f"kdlib.{name}.{part}": getattr(module, part) for name, module in MODULES.items() for part in module.__all__}
@@ -60,10 +56,10 @@ def test_every_name_is_used_by_a_notebook_or_shown_in_readme():
     for path in NOTEBOOKS:
         shown |= {node.attr for node in ast.walk(ast.parse(code(path)))
                   if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "kdlib"}
-    assert {name for name in kdlib.PUBLIC if name not in shown} == TO_COME
+    assert {name for name in kdlib.PUBLIC if name not in shown} == set()
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem not in NOT_YET], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_uses_what_is_public_and_nothing_else(path):
     source = code(path)
     assert "import kdlib" in source.splitlines()

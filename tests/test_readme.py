@@ -44,9 +44,10 @@ def test_what_it_fetches_can_be_fetched():
     assert names and set(names) <= set(available())
 
 
-def test_the_example_runs(tmp_path):
-    (code,) = BLOCKS["python"]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+@pytest.mark.parametrize("number", range(len(BLOCKS["python"])))
+def test_an_example_runs(number, tmp_path):
+    (tmp_path / "example.py").write_text(BLOCKS["python"][number])
+    done = subprocess.run([sys.executable, "example.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "accuracy" in done.stdout, done.stderr
 
 
