@@ -194,9 +194,13 @@ def load_environment() -> None:
             raise
 
 
-def plugins() -> list[str]:
-    """What another process has to `load` to know all that this one does, notebooks' own cells apart."""
-    return list(dict.fromkeys(_allowed.values()))
+def plugins(files: bool = True) -> list[str]:
+    """What another process has to `load` to know all that this one does, notebooks' own cells apart.
+
+    files: whether those that are files of this machine are among them, or packages' modules alone.
+    """
+    load_environment()
+    return [plugin for plugin in dict.fromkeys(_allowed.values()) if files or not plugin.endswith(".py")]
 
 
 def _said(error: Exception) -> str:

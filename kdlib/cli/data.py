@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from kdlib.cli.options import Alpha, Csv, Seed, Task
+from kdlib.errors import KdlibError
 from kdlib.settings.task import built_in, task_file
 
 app = typer.Typer()
@@ -41,9 +42,13 @@ def partition(
     from kdlib.settings.task import load_task
 
     chosen = load_task(task, strategy)
-    networks = {"architectures": ZOOS[chosen.items][:1]} if chosen.items in ZOOS else {}
-    experiment = make_experiment(chosen, strategy or STRATEGIES.names()[0], alpha, seed, "paper", clients=clients,
-                                 **networks)
+    mine = chosen.items not in ZOOS  # then kdlib has no network for it, and none has a say in who holds what
+    if mine and chosen.by_owners and alpha is not None:
+        raise KdlibError(f"task {chosen.name} has no alpha, its owners are the clients; allowed: none")
+    experiment = make_experiment("digits" if mine else chosen, strategy or STRATEGIES.names()[0], alpha, seed, "paper",
+                                 clients=clients, architectures=ZOOS["image" if mine else chosen.items][:1])
+    if mine:
+        experiment = experiment.model_copy(update={"task": chosen} | ({"alpha": None} if chosen.by_owners else {}))
     drawn = sets.prepare(experiment)
     parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
     table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)

@@ -6,6 +6,7 @@
         selects="train", model=server_model, ...)
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from kdlib.errors import KdlibError
 from kdlib.invoke.steps import Handler, Stage, Step
 from kdlib.registry import STRATEGIES
 from kdlib.settings.experiment import Experiment
+from kdlib.settings.shared import Selecting
 from kdlib.store.names import named
 
 Chosen = Callable[[int], tuple[str, ...]]
@@ -26,6 +28,8 @@ Line = Literal["-", "--", "-.", ":"]
 
 LONGEST = 600.0  # seconds that a caller waits for a Step, its time in the function's line included; Knative's most
 SHORT = 120.0  # of a Step that does not train
+
+STEP = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a step's name
 
 
 class Sizes(NamedTuple):
@@ -123,10 +127,16 @@ class Strategy:
 
     def __post_init__(self) -> None:
         names = [step.name for step in self.steps]
-        wrong = [f"two steps are called {name}" for name in names if names.count(name) > 1]
+        wrong = [f"{name} is no name for a step" for name in names if not STEP.fullmatch(name)]
+        wrong += [f"two steps are called {name}" for name in names if names.count(name) > 1]
         wrong += [f"{step.name} needs {step.needs}, which is no step" for step in self.steps
                   if step.needs not in (None, *names)]
         wrong += [f"it selects for {self.selects}, which is no step"] * (self.selects not in (None, *names))
+        wrong += ["it selects, and its settings are no Selecting"] * bool(
+            self.selects and not issubclass(self.settings, Selecting))
+        wrong += [f"{setting} of its profile {profile} is no setting"
+                  for profiles in (self.profiles, self.text_profiles) for profile, its in profiles.items()
+                  for setting in its if setting not in self.settings.model_fields]
         wrong += [f"scratch {kind} is not passing" for kind in self.scratch if kind not in self.passing]
         if wrong:
             raise KdlibError(f"strategy {self.name}: {wrong[0]}; allowed steps: {', '.join(names)}")
