@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +47,8 @@ def _packages(node):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_it_is_plain_data_or_documented(name):
     value = PUBLIC[name]
+    if isinstance(value, type(Callable[[int], str])):  # a kind of function, described where it stands
+        return
     said = "" if isinstance(value, str | tuple | dict) else (value.__doc__ or "").strip()
     made_up = said.startswith(f"{getattr(value, '__name__', '')}(")  # what Python writes for a class without one
     assert isinstance(value, str | tuple | dict) or (said and not made_up)

@@ -16,6 +16,7 @@ from faas.cluster.validation import expect
 from faas.cluster.values import S3Store, Values
 from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets
+from kdlib.registry import PLUGINS, plugins
 from kdlib.settings.experiment import Experiment
 
 STORE = "/store"  # in a function, whose folders are mounted below it
@@ -85,6 +86,8 @@ def _service(experiment, subject, image, values, version) -> dict:
                "window": values.scaling.window, "scale-to-zero-pod-retention-period": values.scaling.retention}
     environment = [_plain("KDLIB_SUBJECT", subject), *_store_environment(subject, values),
                    _secret(TOKENS_KEY, TOKENS), _plain("HOME", "/tmp")]
+    if modules := plugins(files=False):  # which the image has to have
+        environment.append(_plain(PLUGINS, ":".join(modules)))
     pod = _pod("function", image, environment, allotment, values, _store_mounts(experiment, subject, values, STORE))
     pod["containers"][0] |= {
         "readinessProbe": {"httpGet": {"path": READY}},

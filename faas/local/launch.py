@@ -126,9 +126,15 @@ def python_path() -> str:
     return os.pathsep.join(dict.fromkeys(str(place.absolute()) for place in places))
 
 
+def modules() -> dict[str, str]:
+    """What tells an image's function which of its modules are plugins; nothing where there are none."""
+    there = registry.plugins(files=False)
+    return {registry.PLUGINS: os.pathsep.join(there)} if there else {}
+
+
 def container(function: Function, place: Place, image: str) -> Command:
     """A container with limits on memory and cores, a read-only root, and of a folder store what it may see."""
-    own = place.environment(function.subject, INSIDE)
+    own = place.environment(function.subject, INSIDE) | modules()
     user = f"{os.getuid()}:{os.getgid()}" if os.getuid() else f"{NOBODY}:{NOBODY}"
     memory = f"{function.memory}m"
     argv = ["docker", "run", "--rm", "--interactive", "--label", f"{LABEL}={place.folder}",

@@ -69,9 +69,9 @@ def up(
     from kdlib.invoke.http import AGGREGATOR, Endpoint, Endpoints
 
     registry.load_environment()
-    if docker and (plugins := registry.plugins()):
-        raise KdlibError(f"containers do not have the plugin {plugins[0]}; allowed: a package in the image, by "
-                         "`python -m faas image --with PACKAGE`, and no plugins here")
+    if docker and (files := set(registry.plugins()) - set(registry.plugins(files=False))):
+        raise KdlibError(f"containers do not have the file {min(files)}; allowed: a package in the image, by "
+                         "`python -m faas image --with PACKAGE`, and no files as plugins here")
     with _starting(folder):
         place = launch.Place(folder, store and store.rstrip("/"), names, secrets.token_hex(32),
                              _credentials(credentials, (*names, AGGREGATOR)) if credentials else None, True)
