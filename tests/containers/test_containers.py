@@ -27,6 +27,7 @@ from kdlib.settings.experiment import make_experiment
 
 IMAGE = "dev.local/kdlib:test"
 LARGEST = 1.2e9  # bytes
+GUESTS = ROOT / "tests" / "plugin"  # a package with a strategy and networks that kdlib knows nothing of
 CLIENTS = tuple(f"client-{index:04}" for index in range(6))
 
 
@@ -50,7 +51,7 @@ def faas(*arguments):
 
 @pytest.fixture(scope="module")
 def image(engine):
-    built = faas("image", "--tag", IMAGE, "--base", engine.base)
+    built = faas("image", "--tag", IMAGE, "--base", engine.base, "--with", GUESTS)
     assert built.returncode == 0, built.stderr
     return IMAGE
 
@@ -123,6 +124,20 @@ def test_a_federation_of_containers_ends_with_the_bytes_of_one_process(strategy,
         the_run = runner.run(make_experiment("digits", strategy, 1.0, profile="smoke"), tmp_path, False, http)
     assert the_run.result["final_bytes"] == smoke(strategy).result["final_bytes"]
     assert "ended" not in (local / "log" / "supervisor.log").read_text()
+
+
+def test_somebody_elses_strategy_and_network_run_in_the_image_that_was_built_with_them(local, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(GUESTS)
+    import guests
+
+    guests.install(GUESTS, tmp_path / "site")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    experiment = make_experiment("digits", "dsfl", 1.0, profile="smoke", architectures=("cnn2-128-256", "guestnet"))
+    inline = runner.run(experiment, tmp_path / "inline", False)
+    with contextlib.closing(Http.from_file(local / "endpoints.json")) as http:
+        the_run = runner.run(experiment, tmp_path / "http", False, http)
+    assert the_run.result["final_bytes"] == inline.result["final_bytes"]
+    assert {record.backend for record in the_run.records()} == {"http"}
 
 
 def test_limits_are_those_of_the_manifest(engine, local):
