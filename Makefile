@@ -1,5 +1,5 @@
 # make reproduce | lint | test | test-long | test-faults | test-containers | test-browser | bench | estimates | lab
-# make notebooks | clean
+# make notebooks | lock | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -10,10 +10,11 @@ FAULTS ?= no-faults
 COSTS ?= no-costs
 PYTHON ?= python3
 BENCHES ?= train predict overhead pretrain distil fused scale
+UPGRADE ?=
 ESTIMATES ?= mnist cifar shakespeare
 BIN := .venv/bin
 
-.PHONY: reproduce lint test test-long test-faults test-containers test-browser bench estimates lab notebooks clean
+.PHONY: reproduce lint test test-long test-faults test-containers test-browser bench estimates lab notebooks lock clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
@@ -70,12 +71,22 @@ lab: .venv/installed
 notebooks: .venv/installed
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace notebooks/*.ipynb
 
+# After a change of the dependencies; UPGRADE=--upgrade takes the newest versions.
+lock:
+	$(PYTHON) -m venv .tmp/lock
+	.tmp/lock/bin/pip install --quiet --disable-pip-version-check uv
+	.tmp/lock/bin/python .ci/lock.py $(UPGRADE)
+
 clean:
 	rm -rf .tmp runs .pytest_cache .ruff_cache .import_linter_cache
 	find kdlib faas tests -name __pycache__ -prune -exec rm -rf {} +
 
+# The lock has the hash of PyTorch's CPU build. Where pip does not know that, it gets the CUDA build, by versions alone.
+LOCKED = $(BIN)/pip index versions torch 2>/dev/null | grep -q +cpu \
+	&& echo --require-hashes --requirement requirements.lock || echo --requirement constraints.txt
+
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check $$($(LOCKED))
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@

@@ -13,8 +13,11 @@ from kdlib import machine
 from kdlib.machine import peak_memory
 
 ROOT = Path(__file__).parents[1]
-LOCK = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
+LOCK = (ROOT / "requirements.lock").read_text()
+VERSIONS = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 EXACT = re.compile(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*")
+HASHED = re.compile(r"^([\w.-]+)(?:\[[a-z0-9, -]+\])?(==[0-9][A-Za-z0-9.]*)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$",
+                    re.MULTILINE)
 
 
 def plain(name):
@@ -22,21 +25,28 @@ def plain(name):
 
 
 def test_every_version_is_exact_and_from_the_index():
-    assert all(EXACT.fullmatch(line) for line in LOCK), "no address, no local build"
-    assert "torch==2.13.0" in LOCK
-    assert len({plain(line.split("==")[0]) for line in LOCK}) == len(LOCK)
+    assert all(EXACT.fullmatch(line) for line in VERSIONS), "no address, no local build"
+    assert "torch==2.13.0" in VERSIONS
+    assert len({plain(line.split("==")[0]) for line in VERSIONS}) == len(VERSIONS)
+
+
+def test_the_lock_has_the_same_versions_with_hashes_and_nothing_else():
+    assert [name + version for name, version, _ in HASHED.findall(LOCK)] == VERSIONS
+    assert re.fullmatch(r"(#.*\n)+\n*", HASHED.sub("", LOCK)), "no options, no addresses"
+    (torch,) = [hashes for name, _, hashes in HASHED.findall(LOCK) if name == "torch"]
+    assert torch.count("sha256") == 1, "with the hash of the CUDA build pip may prefer it"
 
 
 def test_all_that_the_project_asks_for_is_locked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
-    locked = {plain(line.split("==")[0]) for line in LOCK}
+    locked = {plain(line.split("==")[0]) for line in VERSIONS}
     assert {plain(re.split(r"[\[>=<]", line)[0]) for line in wanted} <= locked
 
 
-def test_conda_takes_the_lock():
+def test_conda_takes_the_locks_versions():
     *_, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
-    assert pip["pip"] == ["--requirement requirements.lock", "--editable ."]
+    assert pip["pip"] == ["--requirement constraints.txt", "--editable ."]
 
 
 def test_a_machine_differs_from_another_in_what_decides_bytes_alone():

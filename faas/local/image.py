@@ -31,7 +31,7 @@ def image(
     from faas.local.wheels import HERE, LOCK, REQUIREMENTS, collect, run
 
     if not LOCK.is_file():
-        raise KdlibError("the image is built from a checkout of the sources; there is no requirements.lock beside faas")
+        raise KdlibError("the image is built from a checkout of the sources; there is no constraints.txt beside faas")
     with tempfile.TemporaryDirectory(prefix="kdlib-image-") as folder:
         context = Path(folder)
         for file in (HERE / "Dockerfile", REQUIREMENTS, LOCK):

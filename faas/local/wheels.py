@@ -19,7 +19,7 @@ from kdlib.errors import KdlibError
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1]
-LOCK = SOURCES / "requirements.lock"
+LOCK = SOURCES / "constraints.txt"
 REQUIREMENTS = HERE / "requirements.txt"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 

@@ -25,7 +25,7 @@ def test_the_defaults_are_the_papers():
 
 
 def test_rays_version_is_the_locks():
-    assert f"ray=={load_values().ray.version}\n" in (ROOT / "requirements.lock").read_text()
+    assert f"ray=={load_values().ray.version}\n" in (ROOT / "constraints.txt").read_text()
 
 
 def test_every_setting_is_explained_in_the_file():
