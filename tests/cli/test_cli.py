@@ -181,7 +181,9 @@ def test_partition_shows_every_client(tmp_path):
 def test_tasks_and_help_teach(tmp_path):
     assert all(name in kdlib("tasks", cwd=tmp_path).stdout for name in ("digits", "mnist", "emnist_letters"))
     shown = kdlib("run", "--help", cwd=tmp_path).stdout
-    assert all(word in shown for word in ("alone", "fedavg", "clients=12", "JSON"))
+    assert all(word in shown for word in ("`kdlib strategies`", "package.module:NAME", "clients=12", "JSON"))
+    assert all(name in kdlib("strategies", cwd=tmp_path).stdout for name in ("alone", "fedavg", "feddf", "fedmd"))
+    assert "--plugin" in kdlib("--help", cwd=tmp_path).stdout
     refused(kdlib("rnu", cwd=tmp_path), "rnu")
 
 

@@ -86,6 +86,7 @@ def test_a_plugin_runs_wherever_it_stands_and_its_run_is_like_any_other(kdlib, t
     first = result(kdlib("run", *SMALL, *OWN, "--plugin", "mine.py", "--again"))
     assert set(first["per_architecture"]) == {"flat", "cnn2-8-8"} and first.pop("repeated") == "same final bytes"
     assert result(kdlib("--plugin", "mine.py", "run", *SMALL, *OWN)) == first
+    assert result(kdlib("run", *SMALL, *OWN, "--plugin=mine.py")) == first
     assert result(kdlib("run", *SMALL, *OWN, KDLIB_PLUGINS="mine.py")) == first
     folder = first["folder"]
     assert json.loads((tmp_path / folder / "experiment.json").read_text())["passes"] == 2, "its own profile's"
@@ -97,6 +98,7 @@ def test_a_plugin_runs_wherever_it_stands_and_its_run_is_like_any_other(kdlib, t
     assert compared[1].split(",")[0] == first["key"] and "usd" in compared[0]
     written = kdlib("export", folder, "--out", "models", "--plugin", "mine.py").stdout.splitlines()
     assert len(written) == 7 and "models/client-0000.safetensors" in written
+    refused(kdlib("replay", folder, "--plugin"), "--plugin")
     refused(kdlib("replay", folder), "unknown strategy 'mine'", "--plugin FILE.py")
     refused(kdlib("records", folder), "unknown strategy 'mine'")
 

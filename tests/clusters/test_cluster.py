@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from kdlib.invoke import ray as invoke_ray
+from kdlib.invoke.perform import perform
 from kdlib.invoke.ray import Ray, ray  # which tells Ray a few things before it is imported
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
-from kdlib.strategies.perform import perform
 
 FEW = {"rounds": 2, "samples": 40, "public_items": 200, "alignment_items": 64, "test_items": 100}
 FEDMD = FEW | {"revisit_epochs": 1, "pretrain_epochs": 1, "transfer_epochs": 1}
@@ -100,7 +100,7 @@ def test_a_node_lost_in_mid_stage_changes_no_byte(strategy, settings, stage, los
     second = add_node(cluster, "127.0.0.3")
     raylet = psutil.Process(second.all_processes["raylet"][0].process.pid)
     its = {raylet}
-    invoker = Ray(loses_its_node(lost, stage, second.node_id, tmp_path), cluster.address)
+    invoker = Ray(cluster.address, perform=loses_its_node(lost, stage, second.node_id, tmp_path))
     try:
         invoker.start(1)
         assert {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]} == {"127.0.0.2", "127.0.0.3"}

@@ -12,14 +12,16 @@ import tempfile
 import psutil
 import pytest
 
+from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.invoke import ray as invoke_ray
+from kdlib.invoke.perform import perform
 from kdlib.invoke.ray import Ray, ray
 from kdlib.invoke.steps import Stage, Step
+from kdlib.registry import STRATEGIES
 from kdlib.runs import runner
-from kdlib.settings.experiment import STRATEGIES, make_experiment
+from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
-from kdlib.strategies.perform import perform
 
 TINY = {"rounds": 2, "samples": 40, "local_epochs": 1, "revisit_epochs": 1, "pretrain_epochs": 1,
         "transfer_epochs": 1, "distil_batches": 4, "score_every": 2, "public_items": 200, "alignment_items": 64,
@@ -29,7 +31,8 @@ ONE = Stage("train", ("client-0001",), 1)
 
 
 def small(strategy, **settings):
-    own = {name: value for name, value in TINY.items() if name in STRATEGIES[strategy].model_fields}
+    fields = STRATEGIES.find(strategy).value.settings.model_fields
+    own = {name: value for name, value in TINY.items() if name in fields}
     return make_experiment("digits", strategy, 1.0, profile="smoke", **own | settings)
 
 
@@ -59,7 +62,7 @@ def all_end(processes):
 @pytest.fixture(scope="module")
 def here(nothing_left):
     """Ray on this machine with two workers, which starts at the first Step, and again after a close()."""
-    invoker = Ray(perform, workers=2)
+    invoker = Ray(workers=2)
     yield invoker
     invoker.close()
 
@@ -83,11 +86,11 @@ def test_two_workers_end_with_the_bytes_of_inline(strategy, here, inline, tmp_pa
 
 def test_workers_have_imported_what_a_step_needs_before_the_first_comes(here):
     def imported():
-        return [name for name in ("kdlib.strategies.perform", "kdlib.learning.training") if name in sys.modules]
+        return [name for name in ("kdlib.invoke.perform", "kdlib.learning.training") if name in sys.modules]
 
     here.close()
     here.start(1)
-    assert ray.get(ray.remote(imported).remote()) == ["kdlib.strategies.perform", "kdlib.learning.training"]
+    assert ray.get(ray.remote(imported).remote()) == ["kdlib.invoke.perform", "kdlib.learning.training"]
 
 
 @pytest.mark.parametrize(("task", "largest"), [("digits", "cnn2-128-512"), ("shakespeare", "lstm2-256")])
@@ -111,6 +114,29 @@ def test_ray_repeats_an_inline_run_and_the_reverse(here, inline, tmp_path):
     assert runner.again(by_inline, progress=False, invoker=here) is True
     by_ray = runner.run(small("feddf"), tmp_path / "ray", progress=False, invoker=here)
     assert runner.again(by_ray, progress=False) is True
+
+
+PLUGIN = """
+import torch
+from kdlib.registry import NETWORKS
+
+def flat(num_classes):
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, num_classes))
+
+NETWORKS.register("flat", flat)
+"""
+
+
+def test_what_the_driver_was_told_to_import_its_workers_import_too(here, plugin, tmp_path):
+    path = plugin("nets", PLUGIN)
+    registry.load(str(path))
+    experiment = small("feddf", architectures=["flat", "nets:flat"], clients=2, clients_per_round=2)
+    by_ray = runner.run(experiment, tmp_path / "ray", progress=False, invoker=here)
+    assert runner.run(experiment, tmp_path, progress=False).result["final_bytes"] == by_ray.result["final_bytes"]
+    path.write_text(PLUGIN + "# changed since\n")
+    here.close()  # for workers that have not imported it yet
+    with pytest.raises(KdlibError, match=r"network (nets:)?flat is another version here than where the run was"):
+        list(here.run("key", experiment, by_ray.store, ONE.steps))
 
 
 def test_a_handlers_complaint_is_one_line_and_the_run_goes_on(here, inline, tmp_path, monkeypatch):
@@ -162,7 +188,7 @@ def test_more_threads_than_a_node_has_cpus_are_refused(here, tmp_path):
 
 
 def test_a_store_in_memory_is_refused_before_anything_starts():
-    invoker = Ray(perform)
+    invoker = Ray()
     with pytest.raises(KdlibError, match="cannot reach memory://store; allowed: a folder or an object store"):
         list(invoker.run("key", small("feddf"), Store("memory://store"), ONE.steps))
     assert invoker.task is None
@@ -176,7 +202,7 @@ def test_close_ends_all_that_was_started_and_a_second_start_works(here, inline, 
         here.close()
     assert all_end(started) and not ray.is_initialized()
 
-    one = Ray(perform, workers=1)
+    one = Ray(workers=1)
     for strategy in ("fedmd", "feddf"):
         the_run = runner.run(small(strategy), tmp_path, progress=False, invoker=one)
         assert the_run.result["final_bytes"] == inline[strategy]
@@ -191,10 +217,9 @@ TRY = """
 import sys
 from kdlib.errors import KdlibError
 from kdlib.invoke.ray import Ray
-from kdlib.strategies.perform import perform
 for address in sys.argv[1:]:
     try:
-        Ray(print, address).start(1)
+        Ray(address).start(1)
     except KdlibError as error:
         print(error)
 """
