@@ -17,9 +17,14 @@ class Plugged(TyperGroup):
     """`--plugin FILE.py` may stand anywhere on the line; it is read before the command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        places = [place for place, word in enumerate(args[:-1]) if word == "--plugin"]
-        first = [word for place in places for word in args[place : place + 2]]
-        rest = [word for place, word in enumerate(args) if not {place, place - 1} & set(places)]
+        first: list[str] = []
+        rest: list[str] = []
+        words = iter(args)
+        for word in words:
+            if word == "--plugin" and (plugin := next(words, None)):
+                first += [word, plugin]
+            else:
+                (first if word.startswith("--plugin=") else rest).append(word)
         return super().parse_args(ctx, first + rest)
 
 
