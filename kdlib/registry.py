@@ -116,6 +116,8 @@ class Registry(Generic[T]):
 
     def _entry_point(self, name: str) -> importlib.metadata.EntryPoint | None:
         """Raises KdlibError where two installed packages have the name for unlike things."""
+        if all(entry.name != name for entry in _entry_points(self.group, tuple(sys.path))):
+            _entry_points.cache_clear()  # it may be installed since, from a notebook
         found = {entry.value: entry for entry in _entry_points(self.group, tuple(sys.path)) if entry.name == name}
         if len(found) > 1:
             raise KdlibError(f"installed packages have more than one {self.what} {name}: {', '.join(found)}; allowed: "

@@ -1,7 +1,9 @@
 """The package guestlib is installed where this process, and all that it starts, find it; afterwards it is gone."""
 
 import os
+import shutil
 import sys
+import tempfile
 
 import pytest
 from filelock import FileLock
@@ -35,6 +37,16 @@ def guest(site):
         yield site
     for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
         del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def ray_folder():
+    """Where Ray keeps its files, while the tests last: below /tmp, as a socket's path has 107 bytes at most."""
+    folder = tempfile.mkdtemp(prefix="kdlib-", dir="/tmp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -121,12 +121,11 @@ def test_a_file_registers_both(place, kdlib, plugin, tmp_path):
     assert shown.returncode == 0 and "sharpen" in shown.stdout
 
 
-def test_the_file_is_known_to_ray_and_to_functions(kdlib, plugin, tmp_path, monkeypatch):
+def test_the_file_is_known_to_ray_and_to_functions(kdlib, plugin, ray_folder, tmp_path):
     words = ["--plugin", plugin, "--strategy", "of-a-file", *options("digits", rounds=1, clients=2)]
     own = result(kdlib("run", *words, "--runs", "inline"))
     bytes_ = json.loads((tmp_path / own["folder"] / "result.json").read_text())["final_bytes"]
 
-    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     by_ray = result(kdlib("run", *words, "--runs", "ray", "--invoker", "ray", "--workers", "1"))
     assert json.loads((tmp_path / by_ray["folder"] / "result.json").read_text())["final_bytes"] == bytes_
 
@@ -167,16 +166,16 @@ def test_without_the_package_the_console_script_says_how_to_register_it(kdlib, t
                     "package.module:NAME, or registered by a file: `--plugin FILE.py`")
 
 
-def test_it_is_drawn_on_no_side_but_its_own(kdlib):
-    """kdlib and faas do not know of the package, nor of its strategy, by any name."""
+def test_neither_kdlib_nor_faas_names_the_package():
     root = Path(__file__).parents[2]
-    texts = {path: path.read_text() for room in ("kdlib", "faas") for path in (root / room).rglob("*.py")}
+    texts = {path: path.read_text() for room in ("kdlib", "faas") for kind in ("py", "toml", "md")
+             for path in (root / room).rglob(f"*.{kind}")}
     assert len(texts) > 100
     assert [path for path, text in texts.items() if any(word in text.lower() for word in (
         PACKAGE, "dsfl", "ds-fl", "guestnet", "rowsnet", "itahara"))] == []
 
 
-def test_the_package_needs_of_kdlib_what_is_public():
+def test_the_package_needs_of_kdlib_only_what_is_public():
     for path in (Path(__file__).parent / "src" / PACKAGE).glob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and str(node.module).startswith("kdlib")]

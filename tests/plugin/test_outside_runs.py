@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 
 import pytest
@@ -42,14 +40,10 @@ def inline(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ray():
-    """Ray on this machine, its folders below /tmp, as a socket's path has 107 bytes at most."""
-    folder = tempfile.mkdtemp(prefix="kdlib-", dir="/tmp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_TMPDIR", folder)
-        with contextlib.closing(Ray(workers=2)) as invoker:
-            yield invoker
-    shutil.rmtree(folder)
+def ray(ray_folder):
+    """Ray on this machine."""
+    with contextlib.closing(Ray(workers=2)) as invoker:
+        yield invoker
 
 
 @pytest.fixture(scope="module")
@@ -164,17 +158,18 @@ def test_a_module_of_the_package_that_no_entry_point_names_is_carried_to_ray(ray
     assert f"{PACKAGE}.loose:flat" in by_ray.result["per_architecture"]
 
 
-@pytest.mark.parametrize(("task", "fused"), [("digits", False), ("rows", True)])
-def test_killed_and_begun_again_it_ends_with_the_same_bytes(task, fused, inline, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("task", "rounds", "fused"), [("digits", 2, False), ("rows", 8, True)])
+def test_killed_and_begun_again_it_ends_with_the_same_bytes(task, rounds, fused, tmp_path, monkeypatch):
+    whole = runner.run(experiment(task, rounds=rounds), tmp_path / "whole", progress=False, fused=fused)
     if task == "rows":
         monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
-    words = ["run", "--strategy", "dsfl", *options("digits" if task == "digits" else rows_folder(tmp_path)),
-             "--runs", tmp_path / "runs", *["--fused"] * fused]
+    words = ["run", "--strategy", "dsfl", "--runs", tmp_path / "runs", *["--fused"] * fused,
+             *options("digits" if task == "digits" else rows_folder(tmp_path), rounds=rounds)]
 
     def lines():
         return sum(file.read_bytes().count(b"\n") for file in tmp_path.glob("runs/*/records/*.jsonl"))
 
-    steps = 14 if fused else 34
+    steps = len(whole.records())
     for after in (1, steps // 2):
         process = forked.start("kdlib", *words, cwd=tmp_path)
         while lines() < after:
@@ -185,8 +180,8 @@ def test_killed_and_begun_again_it_ends_with_the_same_bytes(task, fused, inline,
         assert process.exitcode == -signal.SIGKILL
     done = forked.run("kdlib", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "runs" / inline[task].key / "result.json").read_text())
-    assert result["final_bytes"] == inline[task].result["final_bytes"] and lines() == steps
+    result = json.loads((tmp_path / "runs" / whole.key / "result.json").read_text())
+    assert result["final_bytes"] == whole.result["final_bytes"] and lines() == steps
 
 
 @pytest.mark.parametrize("task", TASKS)

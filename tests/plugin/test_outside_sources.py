@@ -230,6 +230,18 @@ def test_what_is_installed_is_found_and_listed():
     assert f"{PACKAGE}.loose:PLAIN" not in STRATEGIES.names()
 
 
+def test_what_is_installed_later_is_found_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(NETWORKS, "_parts", {})
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with pytest.raises(KdlibError, match="unknown network 'later'"):
+        NETWORKS.find("later")
+    meta = tmp_path / "later-1.0.dist-info"
+    meta.mkdir()
+    (meta / "METADATA").write_text("Metadata-Version: 2.1\nName: later\nVersion: 1.0\n")
+    (meta / "entry_points.txt").write_text(f"[kdlib.models]\nlater = {PACKAGE}.loose:flat\n")
+    assert NETWORKS.find("later").value is sys.modules[f"{PACKAGE}.loose"].flat
+
+
 def test_two_packages_with_one_name_are_told_apart_by_the_user(tmp_path, monkeypatch):
     meta = tmp_path / "another-1.0.dist-info"
     meta.mkdir()
