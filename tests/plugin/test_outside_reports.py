@@ -122,6 +122,9 @@ def test_the_accuracy_figure_has_a_line_for_each_network(images):
     said = [text.get_text() for text in figure.legends[0].get_texts()]
     networks = ["cnn2-128-256", f"{PACKAGE}.loose:flat", "guestnet"]
     assert said == [*(f"{number}: {name}" for number, name in enumerate(networks)), "ours: one seed"]
+    figure.canvas.draw()
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert whole.x0 <= legend.x0 < legend.x1 <= whole.x1, "all of the legend can be seen"
     drawn = [line.get_ydata().tolist() for line in axis.lines if len(line.get_ydata())]
     assert drawn == [table.query("architecture == @name").sort_values("round")["accuracy"].tolist()
                      for name in networks]

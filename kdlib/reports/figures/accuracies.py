@@ -14,6 +14,7 @@ from kdlib.reports.figures.tables import over_seeds
 from kdlib.settings.architectures import sized
 
 PUBLISHED = "published (Chadha et al., 2024), dashed"
+LEAST_WIDTH = 8.4  # inches, which the title and the legend need
 
 
 def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
@@ -25,7 +26,8 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
     architectures.sort(key=sized)
     colours = dict(zip(architectures, sns.color_palette("colorblind", len(architectures)), strict=True))
     alphas, strategies = _in_order(table)
-    figure, axes = plt.subplots(len(alphas), len(strategies), figsize=(3.4 * len(strategies), 2.9 * len(alphas) + 1.1),
+    width = max(LEAST_WIDTH, 3.4 * len(strategies))
+    figure, axes = plt.subplots(len(alphas), len(strategies), figsize=(width, 2.9 * len(alphas) + 1.1),
                                 sharex=True, sharey=True, squeeze=False, layout="constrained")
     for (alpha, strategy), axis in zip(((a, s) for a in alphas for s in strategies), axes.flat, strict=True):
         cell = table.query("alpha == @alpha and strategy == @strategy")
@@ -47,7 +49,7 @@ def accuracy(table: pd.DataFrame, paper: pd.DataFrame, title: str) -> Figure:
 def comparison(table: pd.DataFrame, title: str) -> Figure:
     """The strategies beside each other: a panel an alpha, a line a strategy, the mean over architectures."""
     alphas, strategies = _in_order(table)
-    width = max(8.4, 4.2 * len(alphas))  # the title and the legend need that much
+    width = max(LEAST_WIDTH, 4.2 * len(alphas))
     figure, axes = plt.subplots(1, len(alphas), figsize=(width, 4.3), sharey=True, squeeze=False, layout="constrained")
     styles = looks(strategies)
     means = _mean_of_architectures(table)
