@@ -27,7 +27,7 @@ lint: .venv/installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-LONG = tests/notebooks tests/bench tests/clusters
+LONG = tests/notebooks tests/bench tests/clusters tests/plugin
 APART = $(LONG) tests/faults tests/containers tests/browser
 
 test: .venv/installed

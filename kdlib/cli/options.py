@@ -24,13 +24,14 @@ Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
                                         "example clients=12; may be given several times.")]
 Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
-InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), ray "
-                                                            "(side by side, here or on a cluster), http (functions).")]
+InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), "
+                                                            "processes (side by side on this machine), ray (the same, "
+                                                            "or on a cluster), http (functions).")]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
 Gpus = Annotated[float, typer.Option(min=0, help="Of a Step with Ray, where `--set device=cuda`; a fraction shares "
                                                  "one.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with Ray here; default: what the cores "
-                                                         "allow.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with processes or Ray here; default: what "
+                                                         "the cores, and for processes the memory, allow.")]
 Run = Annotated[Path, typer.Argument(help="The folder of a run, for example runs/5f32ff4ee09d0c31.")]
 Prices = Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")]
 Csv = Annotated[bool, typer.Option("--csv", help="All of it as CSV instead of the table.")]

@@ -46,7 +46,7 @@ class Processes(Base):
         """See Invoker.run. Raises KdlibError where processes are lost too often."""
         if "memory" in store.fs.protocol:
             raise KdlibError(f"processes cannot reach {store.url}; allowed: a folder or an object store")
-        told, lost = errand(key, experiment, store), 0
+        sent, lost = errand(key, experiment, store), 0
         left = [steps[number] for number in largest_first(experiment, steps)]
         while left:
             pool = self._ready(self.workers or room(experiment))
@@ -54,7 +54,7 @@ class Processes(Base):
             try:
                 with _main_is_not_run_again():
                     for step in left:
-                        waiting[pool.submit(carry_out, self.perform, told, step, self.name)] = step
+                        waiting[pool.submit(carry_out, self.perform, sent, step, self.name)] = step
                 for done in _as_completed(set(waiting)):
                     record = answered(*done.result())
                     left.remove(waiting.pop(done))
@@ -94,8 +94,9 @@ def room(experiment: Experiment) -> int:
 
 
 def start_early() -> multiprocessing.context.BaseContext:
-    """Have the process that others are forked from load its libraries, in the background; where none can be forked,
-    each will load its own.
+    """Have the process that others are forked from load its libraries, in the background.
+
+    Where none can be forked, each will load its own.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")

@@ -1,21 +1,17 @@
 """Steps as Ray tasks, on this machine or on a cluster by its address."""
 
-import functools
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.invoke.invokers import Base
-from kdlib.invoke.perform import Perform, measured, perform
+from kdlib.invoke.perform import Perform, perform
 from kdlib.invoke.steps import Record, Step
-from kdlib.invoke.strategy import expect_sources
-from kdlib.learning.models import work
-from kdlib.settings.experiment import Experiment, from_json
+from kdlib.invoke.worker import PRELOADED, answered, carry_out, errand, largest_first
+from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # read when ray is imported: nothing is sent anywhere
@@ -28,7 +24,6 @@ from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
 RETRIES = 5  # of a Step whose worker or node is lost
 OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
 ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
-PRELOADED = ["kdlib.invoke.perform", "kdlib.learning.training"]  # what a worker imports while Ray is still starting
 QUIET = 10.0  # seconds without a Record after which the nodes are looked at
 
 log = logging.getLogger("kdlib")
@@ -59,13 +54,12 @@ class Ray(Base):
         self.start(experiment.threads)
         place = self.task.options(num_cpus=experiment.threads, max_retries=RETRIES,
                                   num_gpus=self.gpus if experiment.device == "cuda" else 0)
-        what = experiment.model_dump_json(), registry.plugins(), tuple(experiment.sources.items())
-        url = store.fs.unstrip_protocol(store.root)
+        sent = errand(key, experiment, store)
 
         def send(numbers: Iterable[int]) -> dict[Any, int]:
-            return {place.remote(self.perform, key, what, url, steps[number]): number for number in numbers}
+            return {place.remote(self.perform, sent, steps[number], self.name): number for number in numbers}
 
-        waiting, nodes = send(_largest_first(experiment, steps)), _alive()
+        waiting, nodes = send(largest_first(experiment, steps)), _alive()
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=QUIET)
@@ -107,19 +101,8 @@ class Ray(Base):
                     raise KdlibError(f"no Ray cluster at {self.address}: {error}; {ALLOWED}") from error
                 raise KdlibError(f"Ray did not start here: {error} A busy machine may be the cause; the same command "
                                  "tries again") from error
-            self.task = ray.remote(_carry_out)
+            self.task = ray.remote(carry_out)
         _find_room(threads)
-
-
-def _largest_first(experiment: Experiment, steps: list[Step]) -> list[int]:
-    """The steps' numbers, by the work of their models: so that at a Stage's end no CPU waits long for another."""
-    models = {*experiment.client_names, *experiment.architectures}
-
-    def size(number: int) -> int:
-        subject = steps[number].subject
-        return work(experiment, experiment.architecture_of(subject)) if subject in models else 0
-
-    return sorted(range(len(steps)), key=size, reverse=True)
 
 
 def _alive() -> set[str]:
@@ -141,32 +124,11 @@ def _knock(address: str) -> None:
         raise KdlibError(f"no Ray cluster at {address}: {error}; {ALLOWED}") from error
 
 
-def _carry_out(perform: Perform, key: str, what: tuple[str, list[str], tuple[tuple[str, str], ...]], url: str,
-               step: tuple[str, int, str]) -> tuple[str, float]:
-    """In a worker: the Step, with the store's data and the experiment kept for the next one."""
-    record = measured(perform, key, _experiment(what[0], tuple(what[1]), what[2]), _store(url), Step(*step), Ray.name)
-    return record.model_dump_json(), time.time()
-
-
-@functools.lru_cache(maxsize=4)
-def _experiment(settings: str, plugins: tuple[str, ...], sources: tuple[tuple[str, str], ...]) -> Experiment:
-    """plugins: those of the driving process, which alone says what a worker may import."""
-    for plugin in plugins:
-        registry.load(plugin)
-    experiment = from_json(settings)
-    expect_sources(experiment, dict(sources))
-    return experiment
-
-
-_store = functools.lru_cache(maxsize=1)(Store)
-
-
 def _record(reference: Any, step: Step) -> Record:
     try:
-        text, ended = ray.get(reference)
+        return answered(*ray.get(reference))
     except RayTaskError as error:
         raise error.cause from None
     except (WorkerCrashedError, NodeDiedError) as error:
         raise KdlibError(f"{step.name} of {step.subject} in round {step.round} lost its worker {RETRIES + 1} times; "
                          "is there memory for it? The same command goes on from here") from error
-    return Record.model_validate_json(text).model_copy(update={"around": max(0.0, time.time() - ended)})

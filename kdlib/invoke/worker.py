@@ -16,8 +16,10 @@ PRELOADED = ["kdlib.invoke.preload"]  # what a worker imports while it is still 
 
 
 class Errand(NamedTuple):
-    """All that a worker needs of a run. plugins, sources: those of the driving process, which alone says what a worker
-    may import, and which version of it. url: of the store.
+    """All that a worker needs of a run.
+
+    plugins, sources: those of the driving process, which alone says what a worker may import, and which version of it;
+    url: of the store.
     """
 
     key: str
@@ -28,15 +30,15 @@ class Errand(NamedTuple):
 
 
 def errand(key: str, experiment: Experiment, store: Store) -> Errand:
-    """What workers are told of the run."""
+    """What workers have to know of the run."""
     return Errand(key, experiment.model_dump_json(), tuple(registry.plugins()), tuple(experiment.sources.items()),
                   store.fs.unstrip_protocol(store.root))
 
 
-def carry_out(perform: Perform, told: Errand, step: Step, backend: str) -> tuple[str, float]:
+def carry_out(perform: Perform, sent: Errand, step: Step, backend: str) -> tuple[str, float]:
     """In a worker: the Step's Record as JSON, and when it was done; what was read is kept for the next Step."""
-    experiment = _experiment(told.settings, told.plugins, told.sources)
-    record = measured(perform, told.key, experiment, _store(told.url), Step(*step), backend)
+    experiment = _experiment(sent.settings, sent.plugins, sent.sources)
+    record = measured(perform, sent.key, experiment, _store(sent.url), Step(*step), backend)
     return record.model_dump_json(), time.time()
 
 

@@ -8,7 +8,7 @@ from kdlib.errors import KdlibError, extras
 from kdlib.invoke.invokers import Invoker, Mixed
 from kdlib.runs.runner import INLINE
 
-NAMES = ("inline", "ray", "http")
+NAMES = ("inline", "processes", "ray", "http")
 
 
 @contextlib.contextmanager
@@ -16,15 +16,18 @@ def make_invoker(name: str, address: str | None = None, workers: int | None = No
                  worker_steps: str = "inline", gpus: float = 1.0) -> Iterator[Invoker]:
     """The Invoker called `name`, closed at the end.
 
-    address, workers, gpus: see kdlib.invoke.ray.Ray; endpoints: see kdlib.invoke.http.Http, and then `worker_steps`
-    names the Invoker of the Steps that no function does. Raises KdlibError for another name, and for options that the
-    Invoker has not.
+    workers: at a time; address, gpus: see kdlib.invoke.ray.Ray; endpoints: see kdlib.invoke.http.Http, and then
+    `worker_steps` names the Invoker of the Steps that no function does. Raises KdlibError for another name, and for
+    options that the Invoker has not.
     """
     for word in (name, worker_steps):
         if word not in NAMES:
             raise KdlibError(f"unknown invoker '{word}'; allowed: {', '.join(NAMES)}")
-    if (address or workers or gpus != 1) and "ray" not in (name, worker_steps):
-        raise KdlibError("address, workers and gpus are for Ray; allowed: --invoker ray")
+    named = {name, worker_steps}
+    if (address or gpus != 1) and "ray" not in named:
+        raise KdlibError("address and gpus are for Ray; allowed: --invoker ray")
+    if workers and not named & {"processes", "ray"}:
+        raise KdlibError("workers are processes, Ray's or this machine's; allowed: --invoker processes, or ray")
     if (endpoints is None) == (name == "http"):
         raise KdlibError("the http invoker and an endpoints file go together; allowed: --invoker http --endpoints FILE")
     with contextlib.ExitStack() as stack:
@@ -42,7 +45,11 @@ def _made(name: str, address: str | None, workers: int | None, endpoints: Path |
         yield INLINE
         return
     invoker: Invoker
-    if name == "ray":  # imported where it is asked for: it takes a second
+    if name == "processes":
+        from kdlib.invoke.processes import Processes
+
+        invoker = Processes(workers)
+    elif name == "ray":  # imported where it is asked for: it takes a second
         with extras():
             from kdlib.invoke.ray import Ray
 

@@ -15,6 +15,7 @@ import pytest
 from kdlib import registry
 from kdlib.errors import KdlibError
 from kdlib.invoke import ray as invoke_ray
+from kdlib.invoke import worker
 from kdlib.invoke.perform import perform
 from kdlib.invoke.ray import Ray, ray
 from kdlib.invoke.steps import Stage, Step
@@ -97,7 +98,7 @@ def test_workers_have_imported_what_a_step_needs_before_the_first_comes(here):
 def test_the_largest_models_steps_go_first(task, largest):
     experiment = make_experiment(task, "feddf", profile="laptop")
     steps = [Step("teach", 1, "server"), *Stage("train", experiment.client_names, 1).steps]
-    order = invoke_ray._largest_first(experiment, steps)
+    order = worker.largest_first(experiment, steps)
     subjects = [steps[number].subject for number in order]
     assert sorted(order) == list(range(len(steps))) and subjects[-1] == "server"
     of_largest = [name for name in experiment.client_names if experiment.architecture_of(name) == largest]
