@@ -61,7 +61,8 @@ def load(name: str, needs: Needs = EVERYTHING) -> DataSet:
     path = folder() / name
     if path.is_dir():
         return _with(str(path), huggingface.load(path), needs)
-    return _from_npz(path.with_name(f"{name}.npz"), needs)
+    file = path.with_name(f"{name}.npz")
+    return _with(str(file), _from_npz(file, needs), needs)
 
 
 def is_here(name: str) -> bool:
@@ -99,6 +100,10 @@ def _with(where: str, found: DataSet, needs: Needs) -> DataSet:
         if wanted and not there]
     if lacks:
         raise KdlibError(f"the data set {where} has no {' and no '.join(lacks)}, which this task needs")
+    if len(found.test.y) and found.test.x.shape[1:] != found.train.x.shape[1:]:
+        shapes = [list(split.x.shape[1:]) for split in (found.test, found.train)]
+        raise KdlibError(f"the data set {where} has test items of shape {shapes[0]}, training items of {shapes[1]}; "
+                         "they must be alike")
     return found
 
 

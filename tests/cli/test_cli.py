@@ -52,10 +52,10 @@ def refused(process, *words):
     (["--strategy", "fedmd", "--set", 'architectures=["resnet9"]'], ["resnet9", "resnet20", "package.module:NAME"]),
     (["--strategy", "fedmd", "--set", "optimizer=adagrad"], ["optimizer", "'adam', 'rmsprop' or 'sgd'", "adagrad"]),
     (["--strategy", "absent:STRATEGY"], ["absent", "ModuleNotFoundError"]),
-    (["--strategy", "json:dumps"], ["json:dumps is no strategy but a function"]),
+    (["--strategy", "json:dumps"], ["json:dumps is no strategy", "a kdlib.Strategy"]),
     (["--strategy", "alone", "--plugin", "absent.py"], ["no plugin", "absent.py", "allowed"]),
-    (["--strategy", "alone", "--invoker", "rai"], ["rai", "inline, ray, http"]),
-    (["--strategy", "alone", "--worker-steps", "rai"], ["unknown invoker 'rai'", "inline, ray, http"]),
+    (["--strategy", "alone", "--invoker", "rai"], ["rai", "inline, processes, ray, http"]),
+    (["--strategy", "alone", "--worker-steps", "rai"], ["unknown invoker 'rai'", "inline, processes, ray, http"]),
     ([], ["--strategy"]),
 ])
 def test_a_mistake_is_one_line_and_leaves_nothing(arguments, words, tmp_path):

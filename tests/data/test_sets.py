@@ -123,10 +123,10 @@ IMAGES = np.zeros((8, 10, 10), np.uint8)
 @pytest.mark.parametrize(("instead", "says"), [
     ({"x_train": None}, "has no x_train; it must hold x_train, y_train, x_test, y_test"),
     ({"x_train": None, "y_test": None}, "has no x_train, y_test;"),
-    ({"x_train": IMAGES.astype(np.float32), "y_train": np.zeros(8, int)}, r"images are float32 \(8, 10, 10\)"),
-    ({"x_test": IMAGES[:, 0], "y_test": np.zeros(8, int)}, r"images are uint8 \(8, 10\); they must be"),
-    ({"x_test": IMAGES, "y_test": np.zeros(7, int)}, r"labels are int64 \(7,\) for 8 images; they must be 8 integers"),
-    ({"x_test": IMAGES, "y_test": np.zeros(8)}, r"labels are float64 \(8,\) for 8 images"),
+    ({"x_train": IMAGES.astype(np.complex64), "y_train": np.zeros(8, int)}, r"items are complex64 \(8, 10, 10\)"),
+    ({"x_test": IMAGES[:, 0], "y_test": np.zeros(8, int)}, r"test items of shape \[10\], training items of"),
+    ({"x_test": IMAGES, "y_test": np.zeros(7, int)}, r"labels are int64 \(7,\) for 8 items; they must be 8 integers"),
+    ({"x_test": IMAGES, "y_test": np.zeros(8)}, r"labels are float64 \(8,\) for 8 items"),
     ({"x_test": IMAGES, "y_test": np.array(["a"] * 8, object)}, "damaged or no .npz file"),
 ])
 def test_a_file_of_another_format_is_refused_in_one_line(instead, says, own_data):

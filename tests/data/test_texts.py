@@ -28,8 +28,8 @@ def naive(text, size, step):
 def test_windows_are_those_of_a_loop(length, size, step):
     text = TEXT[:length].tolist()
     expected, windows = naive(text, size, step), Windows(TEXT[:length], size, step)
-    assert windows.count == len(expected)
-    found = windows.take(np.arange(windows.count))
+    assert windows.number == len(expected)
+    found = windows.take(np.arange(windows.number))
     assert found.x.dtype == np.int8 and found.y.dtype == found.at.dtype == np.int64 and found.owner is None
     assert found.x.shape == (len(expected), size)
     for x, y, at, wanted in zip(*found[:3], expected, strict=True):
@@ -196,7 +196,7 @@ def real():
 
 def test_the_real_texts_are_those_of_leaf_and_keras(real):
     roles, nietzsche = real
-    assert len(roles) == 1129 and sum(windows.count for windows in roles.values()) == 4_226_158
+    assert len(roles) == 1129 and sum(windows.number for windows in roles.values()) == 4_226_158
     assert sum(len(windows.by_time[1]) >= 32 for windows in roles.values()) == 578
     dropped = sum(map((sets.folder() / "nietzsche.txt").read_text(encoding="utf-8").count, "_=äæëéÆ"))
     assert dropped > 0 and len(nietzsche.text) == 600_893 - dropped and (nietzsche.text > 1).all()
