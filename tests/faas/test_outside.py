@@ -157,8 +157,8 @@ def test_a_package_that_lacks_what_it_needs_is_one_line(tmp_path):
     with Function("client-0000", f"file://{url}", tmp_path / "log", PYTHONPATH=f"{tmp_path}:{ROOT}") as function:
         answer = function.step("train", 1)
     assert answer.status_code == 422, answer.text
-    assert "network of-a-package of an installed package cannot be imported (ModuleNotFoundError: No module named " \
-        "'absent'); allowed: install what packed:build needs" in answer.json()["error"]
+    assert "the network of-a-package of the package packed cannot be imported (ModuleNotFoundError: No module named " \
+        "'absent'); allowed: a version of it that fits here" in answer.json()["error"]
 
 
 def test_another_version_of_a_strategy_than_the_drivers_is_refused(tmp_path):
