@@ -1,5 +1,5 @@
-# make reproduce | lint | test | test-long | test-faults | test-containers | test-browser | bench | estimates | lab
-# make notebooks | lock | clean
+# make reproduce | lint | test | test-lowest | test-long | test-faults | test-containers | test-browser | bench
+# make estimates | lab | notebooks | lock | clean
 
 TASK ?= digits
 PROFILE ?= laptop
@@ -14,7 +14,7 @@ UPGRADE ?=
 ESTIMATES ?= mnist cifar shakespeare
 BIN := .venv/bin
 
-.PHONY: reproduce lint test test-long test-faults test-containers test-browser bench estimates lab notebooks lock clean
+.PHONY: reproduce lint test test-lowest .tests-lowest test-long test-faults test-containers test-browser bench estimates lab notebooks lock clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) --jobs $(JOBS)
@@ -30,8 +30,21 @@ lint: .venv/installed
 LONG = tests/notebooks tests/bench tests/clusters tests/plugin
 APART = $(LONG) tests/faults tests/containers tests/browser
 
+LOWEST = $(addprefix tests/,settings data store learning cohort runs reports strategies)
+
 test: .venv/installed
 	$(TESTS) $(APART:%=--ignore=%)
+
+# The fast tests with the lowest versions that pyproject.toml allows, in a venv of their own.
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python .ci/lowest.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --requirement .venv-lowest/requirements.txt
+	.venv-lowest/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(MAKE) .tests-lowest BIN=.venv-lowest/bin
+
+.tests-lowest:
+	$(TESTS) $(LOWEST)
 
 # What takes minutes by itself: every notebook through papermill, every bench at tiny sizes, clusters of Ray.
 test-long: .venv/installed
