@@ -1,4 +1,4 @@
-"""`make test-lowest`: the lowest versions that pyproject.toml allows, a requirement a line; tools as they stand there."""
+"""`make test-lowest`: the lowest versions that pyproject.toml allows, a requirement a line; tools as they stand."""
 
 import tomllib
 from pathlib import Path
