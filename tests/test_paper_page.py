@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from kdlib.registry import STRATEGIES
 from kdlib.reports import cost
-from kdlib.settings.experiment import STRATEGIES, make_experiment
+from kdlib.settings.architectures import TEXT_ZOO, ZOO
+from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import load_task
 from kdlib.settings.vocabulary import CHARACTERS, OUTPUTS
-from kdlib.settings.zoo import TEXT_ZOO, ZOO
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/paper.md").read_text()
@@ -64,9 +65,10 @@ def test_the_switches_of_faults_are_settings():
     switches = [row[2].strip("`").split("=") for row in rows("The artefact's faults") if "=" in row[2]]
     assert len(switches) == 4
     for name, value in switches:
-        kind = next(kind for kind in STRATEGIES.values() if name in kind.model_fields)
-        made = make_experiment("mnist", kind.model_fields["strategy"].default, **{name: value})
-        assert getattr(made, name) == value != kind.model_fields[name].default
+        declared = [STRATEGIES.find(each).value for each in STRATEGIES.names()]
+        found = next(each for each in declared if name in each.settings.model_fields)
+        made = make_experiment("mnist", found.name, **{name: value})
+        assert made.setting(name) == value != found.settings.model_fields[name].default
 
 
 def test_the_limits_are_those_that_kdlib_prices():
