@@ -30,7 +30,7 @@ def test_the_ten_questions_are_answered_from_what_is_here(tmp_path):
 
 def test_your_own_runs(tmp_path, monkeypatch):
     monkeypatch.delenv("KDLIB_DATA", raising=False)
-    places = {name: str(tmp_path / name) for name in ("runs", "place", "figures")}
+    places = {name: str(tmp_path / name) for name in ("runs", "figures")}
     execute(Sheet("10_your_own", {"rounds": 2, "exchanges": 3, **places}), ROOT / "notebooks", tmp_path)
     assert len((tmp_path / "figures" / "modalities.csv").read_text().splitlines()) == 5
 
