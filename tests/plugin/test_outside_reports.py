@@ -208,7 +208,8 @@ def test_where_the_package_is_not_installed_its_runs_are_left_out_with_a_word(fo
     assert shown.stdout == "['alone']\n", shown.stderr
     lines = shown.stderr.splitlines()
     assert len(lines) == 3 and all("is left out: " in line and "`--plugin FILE.py`" in line for line in lines)
-    assert shown.stderr.count("unknown strategy 'dsfl'") == 2 and shown.stderr.count("'rowsnet-32' is no architecture") == 1
+    assert shown.stderr.count("unknown strategy 'dsfl'") == 2
+    assert shown.stderr.count("'rowsnet-32' is no architecture") == 1
 
 
 def test_a_run_is_not_repeated_by_code_that_has_changed(rows, monkeypatch):
