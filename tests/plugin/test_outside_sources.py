@@ -220,7 +220,8 @@ def test_a_function_refuses_a_run_that_was_begun_with_another_source(site, tmp_p
             answer = function.step("train", 1)
             assert answer.status_code == status, answer.text
             if status == 422:
-                assert answer.json()["error"] == ("network guestnet is another version here than where the run was begun; "
+                assert answer.json()["error"] == ("network guestnet is another version here than where the "
+                                                   "run was begun; "
                                                    "allowed: "
                                                   "the same source, in a process started with it")
 
