@@ -30,7 +30,7 @@ lint: .venv/installed
 LONG = tests/notebooks tests/bench tests/clusters tests/plugin
 APART = $(LONG) tests/faults tests/containers tests/browser
 
-LOWEST = $(addprefix tests/,settings data store learning cohort runs reports strategies)
+LOWEST = $(addprefix tests/,settings data store learning cohort runs reports strategies invoke) tests/faas/test_validate.py
 
 test: .venv/installed
 	$(TESTS) $(APART:%=--ignore=%)
