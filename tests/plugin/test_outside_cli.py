@@ -148,8 +148,7 @@ def test_the_file_is_known_to_ray_and_to_functions(kdlib, plugin, ray_folder, tm
     (["--plugin", "gone_module"], ["the plugin gone_module cannot be imported", "ModuleNotFoundError"]),
     (["--strategy", "gone.module:PLAIN"], ["the plugin gone.module cannot be imported", "allowed: a FILE.py"]),
     (["--strategy", "dsfx"], ["unknown strategy 'dsfx' (did you mean dsfl?)", "package.module:NAME", "KDLIB_PLUGINS"]),
-    (["--set", 'architectures=["guestnets"]'], ["unknown network 'guestnets' (did you mean guestnet?)",
-                                                "`--plugin FILE.py`"]),
+    (["--set", 'architectures=["guestnets"]'], ["'guestnets' is no architecture", "guestnet", "`--plugin FILE.py`"]),
     (["--set", f'architectures=["{PACKAGE}.loose:flatt"]'], [f"{PACKAGE}.loose has no flatt"]),
     (["--set", f'architectures=["{PACKAGE}.dsfl:STRATEGY"]'], ["is no network", "a function that makes a torch"]),
 ])

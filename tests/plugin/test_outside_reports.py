@@ -213,7 +213,7 @@ def test_where_the_package_is_not_installed_its_runs_are_left_out_with_a_word(fo
 
 
 def test_a_run_is_not_repeated_by_code_that_has_changed(rows, monkeypatch):
-    monkeypatch.setattr(type(rows.experiment), "sources", {"dsfl": "0" * 64})
+    monkeypatch.setattr(type(rows.experiment), "sources", {"strategy dsfl": "0" * 64})
     with pytest.raises(KdlibError, match=f"run {rows.key} cannot be repeated here: .*the code of its strategy"):
         runner.again(rows, progress=False)
 

@@ -23,6 +23,7 @@ from kdlib.invoke.invokers import Inline
 from kdlib.invoke.perform import perform
 from kdlib.invoke.ray import Ray
 from kdlib.invoke.steps import Step
+from kdlib.invoke.worker import Errand
 from kdlib.registry import STRATEGIES, load
 from kdlib.runs import driver, runner
 from kdlib.runs.driver import Patience
@@ -116,7 +117,8 @@ def test_ray_has_the_same_bytes(task, fused, ray, inline, tmp_path):
 @pytest.mark.parametrize("what", NAMED)
 def test_a_worker_of_ray_imports_nothing_that_an_experiment_merely_names(what, ray, bomb, tmp_path):
     ray.start(1)
-    sent = ray.task.remote(perform, KEY, (naming(what), (), ()), str(tmp_path / "store"), ("train", 1, "client-0000"))
+    errand = Errand(KEY, naming(what), (), (), str(tmp_path / "store"))
+    sent = ray.task.remote(perform, errand, Step("train", 1, "client-0000"), "ray")
     with pytest.raises(RayTaskError, match=r"guest_bomb:\w+ is not registered here; allowed: `--plugin guest_bomb`"):
         get(sent)
     assert not bomb.exists()
@@ -134,7 +136,7 @@ def test_a_worker_of_ray_refuses_another_source_than_the_drivers(ray, files, tmp
     load(str(plugin))
     made = experiment("digits", architectures=("cnn2-128-256", "guest_flat"))
     plugin.write_text(PLUGIN + "# another version\n")
-    with pytest.raises(KdlibError, match=r"^guest_flat is another version here than where the run was begun"):
+    with pytest.raises(KdlibError, match=r"^network guest_flat is another version here than where the run was begun"):
         runner.run(made, tmp_path, progress=False, invoker=ray)
     plugin.write_text(PLUGIN)
     ray.close()  # its workers have imported the other one
@@ -204,7 +206,7 @@ def test_an_outside_strategy_may_choose_its_clients(tmp_path, monkeypatch):
     assert asked.max() <= 3 and len(asked) == 4 and runner.again(the_run, progress=False) is True
     theirs = kdlib.make_experiment("digits", "fedavg", 0.5, **IMAGES_OF_SELECTING, **slow)
     assert runner.run(theirs, tmp_path, progress=False).result["final_bytes"] == the_run.result["final_bytes"]
-    assert list(made.sources) == ["guest-chooses"] and not theirs.sources
+    assert list(made.sources) == ["strategy guest-chooses"] and not theirs.sources
 
 
 class Late(Inline):
