@@ -36,6 +36,7 @@ class Experiment(BaseModel):
     samples: private training items of a client at most; None takes all there are.
     windows: of texts by roles, which those are: drawn at random, the most recent, or spread evenly over the lines.
     test_items: private test items that an evaluation uses at most; None takes all.
+    evaluate_every: rounds from one evaluation to the next; the last round always has one.
     batch, learning_rate, optimizer: of training; the rate is every optimizer's, the batch that of private data.
     batch_norm_momentum: in PyTorch's sense; Keras's 0.99 is 0.01 here.
     threads: torch threads of one Step. They decide the last bits, so they belong here; so do device and precision.
@@ -57,6 +58,7 @@ class Experiment(BaseModel):
     samples: Cap = None
     windows: Literal["drawn", "recent", "spread"] = "drawn"
     test_items: Cap = None
+    evaluate_every: Count = 1
     batch: Batch = 32
     learning_rate: Rate = 1e-3
     optimizer: Literal["adam", "rmsprop", "sgd"] = "adam"
@@ -152,6 +154,10 @@ class Experiment(BaseModel):
     def evaluated(self) -> tuple[str, ...]:
         """Whom a server's models are evaluated by: each architecture once, or each client on its own test items."""
         return self.client_names if self.task.by_owners else self.architectures
+
+    def evaluates(self, round_: int) -> bool:
+        """Whether the round's models are evaluated; round 0 is before the first, where a strategy has models then."""
+        return round_ % self.evaluate_every == 0 or round_ == self.rounds
 
     def architecture_of(self, subject: str) -> str:
         """The architecture of a client (round-robin over the architectures), or the subject itself if it is one."""

@@ -27,7 +27,8 @@ def workflow(experiment: Alone, chosen: Chosen) -> Iterator[Stage]:
     """The Stages of a run, in order."""
     for round_ in range(1, experiment.rounds + 1):
         yield Stage("train", experiment.client_names, round_)
-        yield Stage("evaluate", experiment.client_names, round_)
+        if experiment.evaluates(round_):
+            yield Stage("evaluate", experiment.client_names, round_)
 
 
 def train(experiment: Alone, store: Store, round_: int, client: str) -> dict[str, float]:

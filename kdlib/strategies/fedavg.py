@@ -31,7 +31,8 @@ def workflow(experiment: FedAvg, chosen: Chosen) -> Iterator[Stage]:
     for round_ in range(1, experiment.rounds + 1):
         yield Stage("train", chosen(round_), round_)
         yield Stage("average", experiment.architectures, round_)
-        yield Stage("evaluate", experiment.evaluated, round_)
+        if experiment.evaluates(round_):
+            yield Stage("evaluate", experiment.evaluated, round_)
 
 
 def train(experiment: FedAvg, store: Store, round_: int, client: str) -> dict[str, float]:

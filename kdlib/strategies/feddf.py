@@ -56,7 +56,8 @@ def workflow(experiment: FedDF, chosen: Chosen) -> Iterator[Stage]:
         if experiment.teachers == "shared":
             yield Stage("teach", ("server",), round_)
         yield Stage("distil", experiment.architectures, round_)
-        yield Stage("evaluate", experiment.evaluated, round_)
+        if experiment.evaluates(round_):
+            yield Stage("evaluate", experiment.evaluated, round_)
 
 
 def train(experiment: FedDF, store: Store, round_: int, client: str) -> dict[str, float]:

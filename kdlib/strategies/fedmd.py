@@ -78,7 +78,8 @@ def workflow(experiment: FedMD, chosen: Chosen) -> Iterator[Stage]:
         yield Stage("aggregate", ("server",), round_)
         yield Stage("digest", clients, round_)
         yield Stage("revisit", clients, round_)
-        yield Stage("evaluate", clients, round_)
+        if experiment.evaluates(round_):
+            yield Stage("evaluate", clients, round_)
 
 
 def fused_workflow(experiment: FedMD, chosen: Chosen) -> Iterator[Stage]:
@@ -88,8 +89,8 @@ def fused_workflow(experiment: FedMD, chosen: Chosen) -> Iterator[Stage]:
     yield Stage("transfer+evaluate>communicate", clients)
     for round_ in range(1, experiment.rounds + 1):
         yield Stage("aggregate", ("server",), round_)
-        last = round_ == experiment.rounds
-        yield Stage("digest+revisit+evaluate" if last else "digest+revisit+evaluate>communicate", clients, round_)
+        own = "digest+revisit+evaluate" if experiment.evaluates(round_) else "digest+revisit"
+        yield Stage(own if round_ == experiment.rounds else f"{own}>communicate", clients, round_)
 
 
 def pretrain(experiment: FedMD, store: Store, round_: int, architecture: str) -> dict[str, float]:
