@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kdlib.errors import KdlibError
+from kdlib.learning.layers import AveragePool
 from kdlib.settings.architectures import ZOO
 from made import net, task
 
@@ -28,7 +29,7 @@ KERNELS = {"cnn2": (3, 3), "cnn3": (3, 2, 3), "cnn4": (3, 2, 2, 3)}
 def test_sizes_are_those_worked_out_by_hand(architecture, image):
     model, sides = net(architecture, image, 10, width=0.0625).eval(), []
     for layer in model.blocks:
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
+        if isinstance(layer, torch.nn.Conv2d | AveragePool):
             layer.register_forward_hook(lambda _, __, output: sides.append(output.shape[2:]))
     assert model(torch.zeros(2, *image.image)).shape == (2, 10)
     assert sides == [(side, side) for side in SIDES[architecture[:4], image.shape[0]]]
@@ -96,7 +97,7 @@ def test_same_padding_and_pools_are_those_of_keras(side):
     for layer in model.blocks:
         if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.ReLU):
             layer.forward = lambda given: given
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.AvgPool2d):
+        if isinstance(layer, torch.nn.Conv2d | AveragePool):
             layer.register_forward_hook(lambda _, __, output: seen.append(output[0].detach().numpy()))
     kernels = iter([(3, 1), (2, 2), (2, 2), (3, 2)])
     pools = iter([(2, 1), (2, 2), (2, 2)])
@@ -107,7 +108,7 @@ def test_same_padding_and_pools_are_those_of_keras(side):
             bias = layer.bias.detach().numpy()[:, None, None]
             x = np.einsum("ijcab,ocab->oij", cut, layer.weight.detach().numpy()) + bias
             expected.append(x)
-        elif isinstance(layer, torch.nn.AvgPool2d):
+        elif isinstance(layer, AveragePool):
             x = np.nanmean(windows(x, *next(pools), average=True), axis=(3, 4)).transpose(2, 0, 1)
             expected.append(x)
     assert len(seen) == len(expected) == 7
@@ -119,7 +120,7 @@ def test_a_block_is_convolution_batch_norm_relu_dropout_pool():
     names = [type(layer).__name__ for layer in net("cnn3-8-8-8", GREY, 10).blocks]
     order = [name for name in names if "Pad" not in name]
     block = ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"]
-    assert order == [*block, "AvgPool2d", *block, "AvgPool2d", *block]
+    assert order == [*block, "AveragePool", *block, "AveragePool", *block]
 
 
 def test_batch_norm_has_keras_epsilon():

@@ -1,11 +1,12 @@
-"""The dropout that all networks share: its rate, its gradient, its independence."""
+"""The layers that all CNNs share: dropout's rate, gradient and independence, and the pool against PyTorch's."""
 
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from kdlib.learning.layers import Dropout
+from kdlib.learning.layers import AveragePool, Dropout
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 
@@ -53,3 +54,26 @@ def test_dropout_draws_anew_and_by_the_seed():
 def test_dropout_is_nothing_in_evaluation():
     x = torch.rand(5, 5)
     assert Dropout().eval()(x) is x
+
+
+def by_windows(x, stride, padding):
+    """PyTorch's pool; repeating the edge gives, for a window of two, the mean that leaves padding out."""
+    out = [-(-n // stride) if padding == "same" else n // stride for n in x.shape[2:]]
+    down, right = (max((o - 1) * stride + 2 - n, 0) for o, n in zip(out, x.shape[2:], strict=True))
+    return F.avg_pool2d(F.pad(x, (0, right, 0, down), mode="replicate"), 2, stride)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, "same"), (2, "same"), (2, "valid")])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (2, 3), (3, 2), (5, 5), (6, 7)])
+def test_a_pool_and_its_gradient_are_pytorchs(stride, padding, size):
+    if padding == "valid" and min(size) < 2:
+        pytest.skip("no window fits")
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, *size, dtype=torch.float64).to(memory_format=LAST).requires_grad_()
+    y, expected = AveragePool(stride, padding)(x), by_windows(x, stride, padding)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-15)
+    assert y.is_contiguous(memory_format=LAST)
+    for memory in (LAST, CONTIGUOUS):
+        gradient = torch.randn_like(expected).to(memory_format=memory)
+        found, wanted = (torch.autograd.grad(out, x, gradient, retain_graph=True)[0] for out in (y, expected))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-15)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
-from kdlib.learning.layers import Dropout, keras_start
+from kdlib.learning.layers import AveragePool, Dropout, keras_start
 from kdlib.settings.architectures import Network
 from kdlib.settings.task import Task
 
@@ -85,12 +85,11 @@ def cnn(blocks: tuple[Block, ...], task: Task, classes: int, width: float, gener
     for block, number in zip(blocks, filters, strict=True):
         out = max(1, round(number * width))
         pad, size = _window(task.image, size, block.kernel, block.stride, block.padding)
-        layers += [*_pad(pad, nn.ZeroPad2d), nn.Conv2d(channels, out, block.kernel, block.stride),
+        layers += [*([nn.ZeroPad2d(pad)] if any(pad) else []), nn.Conv2d(channels, out, block.kernel, block.stride),
                    nn.BatchNorm2d(out, eps=1e-3), nn.ReLU(), Dropout()]
         if block.pool:
-            pad, size = _window(task.image, size, 2, block.pool.stride, block.pool.padding)
-            # Repeating the edge gives, for a window of two, the mean that leaves padding out.
-            layers += [*_pad(pad, nn.ReplicationPad2d), nn.AvgPool2d(2, block.pool.stride)]
+            _, size = _window(task.image, size, 2, *block.pool)
+            layers.append(AveragePool(*block.pool))
         channels = out
     model = CNN(layers, channels * size[0] * size[1], classes)
     model.apply(functools.partial(keras_start, generator=generator))
@@ -113,6 +112,3 @@ def _window(image: tuple[int, int, int], size: list[int], kernel: int, stride: i
     top, left = (max((o - 1) * stride + kernel - n, 0) for o, n in zip(out, size, strict=True))
     return (left // 2, left - left // 2, top // 2, top - top // 2), out
 
-
-def _pad(pad: tuple[int, int, int, int], layer: type[nn.Module]) -> list[nn.Module]:
-    return [layer(pad)] if any(pad) else []

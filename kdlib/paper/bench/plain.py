@@ -1,4 +1,4 @@
-"""The plain side: what one writes first in PyTorch. nn.Dropout, torch's Adam, contiguous float32, batches first."""
+"""The plain side: what one writes first in PyTorch. Its own layers and Adam, contiguous float32, batches first."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib.learning.engine import Loss
-from kdlib.learning.layers import Dropout
+from kdlib.learning.layers import AveragePool, Dropout
 from kdlib.learning.models import penalty, start
 from kdlib.learning.networks.cnn import CNN
 from kdlib.learning.networks.lstm import LSTM
@@ -32,16 +32,26 @@ Plain = CNN | BatchFirst
 
 
 def model(experiment: Experiment, architecture: str) -> Plain:
-    """The architecture with nn.Dropout, contiguous in memory; of an LSTM, see BatchFirst."""
+    """The architecture of PyTorch's own layers, contiguous in memory; of an LSTM, see BatchFirst."""
     built = start(experiment, architecture)
     if isinstance(built, LSTM):
         return BatchFirst(built).to(experiment.device)
     assert isinstance(built, CNN)  # the other zoo
-    for index, layer in enumerate(built.blocks):
-        if isinstance(layer, Dropout):
-            built.blocks[index] = nn.Dropout(0.2)
+    built.blocks = nn.Sequential(*(own for layer in built.blocks for own in _own(layer)))
     built.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # torch's stubs lack this way to call it
     return built
+
+
+def _own(layer: nn.Module) -> list[nn.Module]:
+    """What of PyTorch's stands for a layer of kdlib's; any other layer itself."""
+    if isinstance(layer, Dropout):
+        return [nn.Dropout(0.2)]
+    if not isinstance(layer, AveragePool):
+        return [layer]
+    if layer.stride == 2:
+        return [nn.AvgPool2d(2, ceil_mode=layer.same, count_include_pad=False)]
+    # Repeating the edge gives, for a window of two, the mean that leaves padding out.
+    return [nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, 1)]
 
 
 def pictures(x: Tensor) -> Tensor:
