@@ -9,7 +9,7 @@ from torch import nn
 from kdlib.data import sets
 from kdlib.learning import client
 from kdlib.learning.engine import Batches, inputs, predict
-from kdlib.learning.layers import Dropout
+from kdlib.learning.layers import ReLUDropout
 from kdlib.machine import has_bf16
 from kdlib.paper.bench import plain
 from kdlib.settings.architectures import ZOO
@@ -35,14 +35,14 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def both(experiment, architecture, gate=None):
+def both(experiment, architecture, gate=nn.ReLU):
     """The engine's model and the plain one without dropout, whose law has its own tests, and with another gate."""
     made = client.start(experiment, architecture), plain.model(experiment, architecture)
     for model in made:
         for index, layer in enumerate(model.blocks):
-            if isinstance(layer, Dropout | nn.Dropout):
+            if isinstance(layer, nn.Dropout):
                 model.blocks[index] = nn.Identity()
-            elif gate and isinstance(layer, nn.ReLU):
+            elif isinstance(layer, ReLUDropout | nn.ReLU):
                 model.blocks[index] = gate()
     return made
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kdlib.errors import KdlibError
-from kdlib.learning.layers import AveragePool
+from kdlib.learning.layers import AveragePool, ReLUDropout
 from kdlib.settings.architectures import ZOO
 from made import net, task
 
@@ -95,7 +95,7 @@ def test_same_padding_and_pools_are_those_of_keras(side):
     x = np.random.default_rng(side).normal(size=(2, side, side))
     seen, expected = [], []
     for layer in model.blocks:
-        if isinstance(layer, torch.nn.BatchNorm2d | torch.nn.ReLU):
+        if isinstance(layer, torch.nn.BatchNorm2d | ReLUDropout):
             layer.forward = lambda given: given
         if isinstance(layer, torch.nn.Conv2d | AveragePool):
             layer.register_forward_hook(lambda _, __, output: seen.append(output[0].detach().numpy()))
@@ -119,7 +119,7 @@ def test_same_padding_and_pools_are_those_of_keras(side):
 def test_a_block_is_convolution_batch_norm_relu_dropout_pool():
     names = [type(layer).__name__ for layer in net("cnn3-8-8-8", GREY, 10).blocks]
     order = [name for name in names if "Pad" not in name]
-    block = ["Conv2d", "BatchNorm2d", "ReLU", "Dropout"]
+    block = ["Conv2d", "BatchNorm2d", "ReLUDropout"]
     assert order == [*block, "AveragePool", *block, "AveragePool", *block]
 
 

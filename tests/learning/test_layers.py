@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib.learning.layers import AveragePool, Dropout
+from kdlib.learning.layers import AveragePool, ReLUDropout
 
 CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
 
@@ -16,15 +16,16 @@ CONTIGUOUS, LAST = torch.contiguous_format, torch.channels_last
     ((7, 13), CONTIGUOUS), ((1, 1, 1, 1), LAST),
 ])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_dropout_drops_or_scales_and_so_does_its_gradient(dtype, shape, memory):
+def test_dropout_drops_or_scales_what_is_positive_and_so_does_its_gradient(dtype, shape, memory):
     torch.manual_seed(0)
-    x = (torch.rand(shape) + 1).to(dtype).to(memory_format=memory).requires_grad_()
-    y = Dropout()(x)
-    y.sum().backward()
+    x = (torch.rand(shape) - 0.2).to(dtype).to(memory_format=memory).requires_grad_()
+    gradient = torch.randn(shape).to(dtype).to(memory_format=memory)
+    y = ReLUDropout()(x + 0)  # whose memory it may take
+    y.backward(gradient)
     kept = y.detach() != 0
-    assert y.dtype == x.grad.dtype == dtype
-    torch.testing.assert_close(y.detach(), torch.where(kept, x.detach() * 1.25, 0.0), rtol=1e-5, atol=0)
-    torch.testing.assert_close(x.grad, torch.where(kept, 1.25, 0.0).to(dtype), rtol=1e-5, atol=0)
+    assert y.dtype == x.grad.dtype == dtype and not (kept & (x <= 0)).any()
+    torch.testing.assert_close(y.detach(), torch.where(kept, x.detach() * 1.25, 0.0), rtol=0, atol=0)
+    torch.testing.assert_close(x.grad, torch.where(kept, 1.25 * gradient, 0.0), rtol=0, atol=0)
     assert y.is_contiguous(memory_format=memory)
 
 
@@ -32,7 +33,7 @@ def test_dropout_drops_or_scales_and_so_does_its_gradient(dtype, shape, memory):
 def test_dropout_has_its_rate_its_mean_and_no_correlation(dtype):
     torch.manual_seed(0)
     n = 2_000_000
-    y = Dropout()(torch.ones(4, n // 4, dtype=dtype))
+    y = ReLUDropout()(torch.ones(4, n // 4, dtype=dtype))
     dropped = (y == 0).double().flatten()
     sigma = math.sqrt(0.2 * 0.8 / n)
     assert abs(float(dropped.mean()) - 0.2) < 4 * sigma
@@ -44,16 +45,16 @@ def test_dropout_has_its_rate_its_mean_and_no_correlation(dtype):
 
 
 def test_dropout_draws_anew_and_by_the_seed():
-    layer, x = Dropout(), torch.ones(64, 64)
+    layer, x = ReLUDropout(), torch.ones(64, 64)
     torch.manual_seed(1)
-    first, second = layer(x), layer(x)
+    first, second = layer(x.clone()), layer(x.clone())
     torch.manual_seed(1)
-    assert torch.equal(layer(x), first) and not torch.equal(first, second)
+    assert torch.equal(layer(x.clone()), first) and not torch.equal(first, second)
 
 
-def test_dropout_is_nothing_in_evaluation():
-    x = torch.rand(5, 5)
-    assert Dropout().eval()(x) is x
+def test_in_evaluation_nothing_is_dropped():
+    x = torch.randn(5, 5)
+    assert torch.equal(ReLUDropout().eval()(x.clone()), x.clamp(min=0))
 
 
 def by_windows(x, stride, padding):

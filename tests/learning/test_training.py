@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pictures import pictures
 
 from kdlib.learning import client, engine
-from kdlib.learning.layers import Dropout
+from kdlib.learning.layers import ReLUDropout
 from kdlib.learning.models import penalty
 from kdlib.learning.training import optimizer
 from kdlib.settings.experiment import make_experiment
@@ -60,7 +60,7 @@ def by_hand(rule, rate, model, batches, steps):
 def still(seed=0):
     """A network without dropout."""
     model = net("cnn2-4-6", task((12, 12)), 3, seed=seed)
-    model.blocks = torch.nn.Sequential(*(torch.nn.Identity() if isinstance(layer, Dropout) else layer
+    model.blocks = torch.nn.Sequential(*(torch.nn.ReLU() if isinstance(layer, ReLUDropout) else layer
                                          for layer in model.blocks))
     return model
 

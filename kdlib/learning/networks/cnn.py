@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
-from kdlib.learning.layers import AveragePool, Dropout, keras_start
+from kdlib.learning.layers import AveragePool, ReLUDropout, keras_start
 from kdlib.settings.architectures import Network
 from kdlib.settings.task import Task
 
@@ -86,7 +86,7 @@ def cnn(blocks: tuple[Block, ...], task: Task, classes: int, width: float, gener
         out = max(1, round(number * width))
         pad, size = _window(task.image, size, block.kernel, block.stride, block.padding)
         layers += [*([nn.ZeroPad2d(pad)] if any(pad) else []), nn.Conv2d(channels, out, block.kernel, block.stride),
-                   nn.BatchNorm2d(out, eps=1e-3), nn.ReLU(), Dropout()]
+                   nn.BatchNorm2d(out, eps=1e-3), ReLUDropout()]
         if block.pool:
             _, size = _window(task.image, size, 2, *block.pool)
             layers.append(AveragePool(*block.pool))

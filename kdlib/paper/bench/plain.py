@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib.learning.engine import Loss
-from kdlib.learning.layers import AveragePool, Dropout
+from kdlib.learning.layers import AveragePool, ReLUDropout
 from kdlib.learning.models import penalty, start
 from kdlib.learning.networks.cnn import CNN
 from kdlib.learning.networks.lstm import LSTM
@@ -44,8 +44,8 @@ def model(experiment: Experiment, architecture: str) -> Plain:
 
 def _own(layer: nn.Module) -> list[nn.Module]:
     """What of PyTorch's stands for a layer of kdlib's; any other layer itself."""
-    if isinstance(layer, Dropout):
-        return [nn.Dropout(0.2)]
+    if isinstance(layer, ReLUDropout):
+        return [nn.ReLU(), nn.Dropout(0.2)]
     if not isinstance(layer, AveragePool):
         return [layer]
     if layer.stride == 2:
