@@ -36,15 +36,14 @@ def fit(experiment: Experiment, model: nn.Module, batches: Batches, loss: Loss, 
     caller has seeded for this Step. Returns the mean loss and how many batches and items it saw.
     """
     with interrupts_wait():  # Lightning takes seconds to import; a Step that only predicts needs none
-        from kdlib.learning.training import Training, run_trainer
+        from kdlib.learning.training import train
 
     keep_freed_memory()
-    module = Training(experiment, model, loss)
-    run_trainer(module, batches, epochs, steps, keep)
+    mean_loss, done = train(experiment, model, batches, loss, epochs, steps, keep)
     if keep:
         assert keep.weights is not None  # it has looked once at least
         model.load_state_dict(keep.weights)
-    metrics = {"loss": float(module.total / module.batches), "batches": module.batches, "items": len(batches.x)}
+    metrics = {"loss": mean_loss, "batches": done, "items": len(batches.x)}
     return metrics | ({"scores": keep.scores, "best": keep.best} if keep else {})
 
 

@@ -51,12 +51,12 @@ def test_a_mean_is_made_where_the_tensors_are():
 
 
 def test_an_optimizer_is_fused_wherever_that_is_had():
-    from kdlib.learning.training import optimizer
+    from kdlib.learning.training import make_optimizer
 
     experiment = make_experiment("digits", "feddf", 1.0, **SETTINGS)
     model = models.start(experiment, "cnn2-128-256")
-    assert optimizer(experiment, model).defaults["fused"] is True
-    assert not optimizer(experiment.model_copy(update={"device": "mps"}), model).defaults["fused"]
+    assert make_optimizer(experiment, model).defaults["fused"] is True
+    assert not make_optimizer(experiment.model_copy(update={"device": "mps"}), model).defaults["fused"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: device=cuda is untested")

@@ -10,7 +10,7 @@ from pictures import pictures
 from kdlib.learning import client, engine
 from kdlib.learning.layers import ReLUDropout
 from kdlib.learning.models import penalty
-from kdlib.learning.training import optimizer
+from kdlib.learning.training import make_optimizer
 from kdlib.settings.experiment import make_experiment
 from made import net, task
 
@@ -97,7 +97,7 @@ def test_each_optimizer_ends_elsewhere(experiment):
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("rmsprop", torch.optim.RMSprop),
                                             ("sgd", torch.optim.SGD)])
 def test_a_step_begins_with_a_new_optimizer_at_the_experiments_rate(name, kind, experiment, model):
-    made = optimizer(experiment.model_copy(update={"optimizer": name, "learning_rate": 0.05}), model)
+    made = make_optimizer(experiment.model_copy(update={"optimizer": name, "learning_rate": 0.05}), model)
     (group,) = made.param_groups
     assert type(made) is kind and group["lr"] == 0.05 and not made.state
     assert {id(weight) for weight in group["params"]} == {id(weight) for weight in model.parameters()}
