@@ -2,7 +2,7 @@
 
 import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,6 +79,10 @@ def bench(
     pairs: Annotated[int, typer.Option(min=1, help="How often the sides take turns; three where a side takes over a "
                                                    "minute.")] = 5,
     device: Annotated[str, typer.Option(help="Of train and predict: cpu, cuda or mps.")] = "cpu",
+    width: Annotated[float, typer.Option(min=0.01, max=4, help="Of train and predict: factor on the networks' "
+                                                               "filters and units.")] = 1.0,
+    batch: Annotated[int | None, typer.Option(min=2, help="Of train and predict: items of one; default: 128 images, "
+                                                          "32 texts.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny sizes, to see that it works; not for quoting.")] = False,
 ) -> None:
     """Measure a speed-up anew: both sides in one run, in turn, medians and spread."""
@@ -86,10 +90,11 @@ def bench(
 
     if name not in BENCHES:
         raise KdlibError(f"unknown bench '{name}'; allowed: {', '.join(BENCHES)}")
-    on = {} if device == "cpu" else {"device": device}
-    if on and "device" not in inspect.signature(BENCHES[name]).parameters:
-        raise KdlibError(f"bench {name} runs on the CPU alone; allowed with --device {device}: train, predict")
-    found = BENCHES[name](pairs, quick, **on)
+    asked: dict[str, Any] = {"device": device, "width": width, "batch": batch}
+    asked = {option: value for option, value in asked.items() if value not in ("cpu", 1.0, None)}
+    for option in asked.keys() - inspect.signature(BENCHES[name]).parameters:
+        raise KdlibError(f"bench {name} has no --{option}; allowed with it: train, predict")
+    found = BENCHES[name](pairs, quick, **asked)
     typer.echo(found.model_dump_json() if json_ else found.text())
 
 

@@ -34,20 +34,25 @@ ITEMS = {"train": {"image": 512, "text": 4096}, "predict": {"image": 1024, "text
 PLAIN_ELSEWHERE = {"train": (139, 158), "predict": (503, 577)}
 
 
-def bench_train(pairs: int, quick: bool, device: str = "cpu") -> Bench:
-    """Training items a second, plain against engine, for each architecture of both zoos at full width."""
-    return _plain_against_engine("train", pairs, quick, device)
+def bench_train(pairs: int, quick: bool, device: str = "cpu", width: float = 1.0, batch: int | None = None) -> Bench:
+    """Training items a second, plain against engine, for each architecture of both zoos at `width`.
+
+    batch: items of one; default: 128 images, 32 texts.
+    """
+    return _plain_against_engine("train", pairs, quick, device, width, batch)
 
 
-def bench_predict(pairs: int, quick: bool, device: str = "cpu") -> Bench:
-    """Prediction likewise."""
-    return _plain_against_engine("predict", pairs, quick, device)
+def bench_predict(pairs: int, quick: bool, device: str = "cpu", width: float = 1.0, batch: int | None = None) -> Bench:
+    """Prediction likewise; the batch is the plain side's."""
+    return _plain_against_engine("predict", pairs, quick, device, width, batch)
 
 
-def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Bench:
+def _plain_against_engine(name: str, pairs: int, quick: bool, device: str, width: float, batch: int | None) -> Bench:
     expect_device(device)
+    width = TINY if quick else width
+    sizes = dict.fromkeys(BATCH, batch) if batch else BATCH
     images, texts = (make_experiment(task, "feddf", profile="paper", threads=THREADS[kind], precision="auto",
-                                     device=device, width=TINY if quick else 1)
+                                     device=device, width=width)
                      for task, kind in (("digits", "image"), ("shakespeare", "text")))
     seconds: dict[str, list[float]] = {}
     factors: dict[str, float] = {}
@@ -55,8 +60,11 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     # Two processes: what the engine asks of the allocator must not help the plain side.
     with workers(1) as plain_worker, workers(1) as engine_worker:
         for experiment, architecture in [(each, name) for each in (images, texts) for name in each.architectures]:
-            items = BATCH["image"] if quick else ITEMS[name][experiment.task.items]
-            arguments = experiment, architecture, items
+            size = sizes[experiment.task.items]
+            # A narrow network does more in the same time; whole batches, so that both sides do the same.
+            full = ITEMS[name][experiment.task.items] / size / width**0.5
+            items = size * (1 if quick else max(1, round(full)))
+            arguments = experiment, architecture, items, size
             sides = {f"{architecture} {way}": functools.partial(_in, pool, _seconds, name, way, *arguments)
                      for way, pool in (("plain", plain_worker), ("engine", engine_worker))}
             found = alternate(sides, pairs, architecture)
@@ -67,9 +75,10 @@ def _plain_against_engine(name: str, pairs: int, quick: bool, device: str) -> Be
     low, high = PLAIN_ELSEWHERE[name]
     rate = bench.sides[f"{HEADLINE} plain"].per_second
     assert rate is not None  # `done` has it
-    bench.notes = [f"on {device}; engine in {images.precision}; digits in batches of {BATCH['image']}, windows of "
-                   f"random characters in batches of {BATCH['text']}, those on {texts.threads} thread"]
-    if not 0.8 * low <= rate <= 1.2 * high:
+    bench.notes = [f"on {device}, width x {width:g}; engine in {images.precision}; digits in batches of "
+                   f"{sizes['image']}, windows of random characters in batches of {sizes['text']}, those on "
+                   f"{texts.threads} thread"]
+    if width == 1 and not batch and not 0.8 * low <= rate <= 1.2 * high:
         bench.notes.append(f"the plain side's {rate:.0f} images/s are not the {low}-{high} measured elsewhere: another "
                            f"CPU than there ({bench.machine['cpu']}, {bench.machine['cores']} cores), or a busy one; "
                            "the ratio compares both sides as they were here")
@@ -80,18 +89,18 @@ def _in(pool: Executor, function: Callable[..., float], *arguments: Any) -> floa
     return pool.submit(function, *arguments).result()
 
 
-def _seconds(name: str, way: str, experiment: Experiment, architecture: str, items: int) -> float:
+def _seconds(name: str, way: str, experiment: Experiment, architecture: str, items: int, batch: int) -> float:
     """In a worker: how long one side takes for so many items."""
     torch.set_num_threads(experiment.threads)
-    batch = BATCH[experiment.task.items]
     if experiment.task.items == "text":  # the time is the same whatever the characters are, and so no data are needed
         generator = torch.Generator().manual_seed(0)
         x = torch.randint(experiment.classes, (items, *experiment.task.shape), generator=generator)
         y = torch.randint(experiment.classes, (items,), generator=generator)
     else:
         drawn = sets.prepare(experiment)
-        x = torch.from_numpy(drawn.private.x).repeat(4, 1, 1)[:items]
-        y = torch.from_numpy(drawn.private.y).repeat(4)[:items]
+        times = -(-items // len(drawn.private.y))
+        x = torch.from_numpy(drawn.private.x).repeat(times, 1, 1)[:items]
+        y = torch.from_numpy(drawn.private.y).repeat(times)[:items]
     side: Callable[[], object]
     if way == "plain":
         bare = plain.model(experiment, architecture)
