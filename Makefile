@@ -63,7 +63,8 @@ test-browser: .venv/installed
 	@echo "This changes the machine: where there is no Chromium, it installs Debian's with apt-get, which stays."
 	export KDLIB_BROWSER=1; $(TESTS) -n 0 tests/browser -s
 
-# Every speed-up anew, for notebook 06: 45 minutes on a machine with nothing else to do. `scale` needs MNIST's data.
+# Every speed-up anew, for notebook 06: 45 minutes on a machine with nothing else to do. `scale` needs MNIST's data,
+# and `make bench BENCHES=peers` also Flower: .venv/bin/pip install 'flwr[simulation]==1.42.0'.
 bench: .venv/installed
 	for name in $(BENCHES); do \
 		$(BIN)/kdlib bench $$name --json > papers_figures/.bench.part || exit 1; \

@@ -74,7 +74,7 @@ def claims(
 
 @app.command()
 def bench(
-    name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused or scale.")],
+    name: Annotated[str, typer.Argument(help="train, predict, overhead, pretrain, distil, fused, scale or peers.")],
     json_: Json = False,
     pairs: Annotated[int, typer.Option(min=1, help="How often the sides take turns; three where a side takes over a "
                                                    "minute.")] = 5,
