@@ -1,6 +1,7 @@
 """The grid of runs and figures, executed as notebooks through papermill."""
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -9,6 +10,8 @@ import papermill
 from tqdm.auto import tqdm
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.choice import MOST, most
+from kdlib.machine import cores
 from kdlib.paper.grid import Sheet
 from kdlib.runs import archive
 
@@ -16,6 +19,9 @@ from kdlib.runs import archive
 def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
               kept: bool = False) -> list[Path]:
     """Execute the sheets stage by stage (kdlib.paper.grid.plan), of each stage `jobs` side by side.
+
+    Those that are side by side share the cores: each may have so many Steps at a time, by KDLIB_WORKERS, that all of
+    them have as many as there are cores, and no more notebooks than cores go at a time.
 
     With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.runs.archive). Executed notebooks
     lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
@@ -53,8 +59,9 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
 
 
 def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar: tqdm) -> None:
+    side_by_side = min(jobs, len(sheets), cores())
     spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
-    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(side_by_side, spawn, _share, (cores() // side_by_side,)) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
         try:
             for done in as_completed(waiting):
@@ -63,3 +70,8 @@ def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def _share(workers: int) -> None:
+    """In a new process, whose kernels inherit it."""
+    os.environ[MOST] = str(min(workers, most()))
