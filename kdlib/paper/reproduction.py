@@ -16,18 +16,19 @@ from kdlib.paper.grid import Sheet
 from kdlib.runs import archive
 
 
-def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
+def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int | None = None,
               kept: bool = False) -> list[Path]:
     """Execute the sheets stage by stage (kdlib.paper.grid.plan), of each stage `jobs` side by side.
 
-    Those that are side by side share the cores: each may have so many Steps at a time, by KDLIB_WORKERS, that all of
-    them have as many as there are cores, and no more notebooks than cores go at a time.
+    Those share the cores: each may have so many Steps at a time, by KDLIB_WORKERS, that all of them have as many as
+    there are cores, and no more notebooks than cores go at a time. jobs: default: two where each has two cores then,
+    else one, so that the records of all runs are by processes and their times compare.
 
     With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.runs.archive). Executed notebooks
     lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
     parameter that a notebook lacks, and for a notebook that fails.
     """
-    began = time.time()
+    began, jobs = time.time(), jobs or (2 if cores() >= 4 else 1)
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     if kept:

@@ -14,15 +14,13 @@ from kdlib.reports import cost
 from kdlib.reports.cost import PAPER, Limits, Prices
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds
 
-HERE = {"inline", "processes"}
 SETUP = ["task", "strategy", "alpha"]
 
 
 def invoker(runs: Sequence[Run]) -> str:
     """The one invoker of all their functions, for a caption; and that of the workers' Steps where it is another.
 
-    Of this machine's two, which take each other's place by its cores, both may be named. Raises KdlibError where
-    others were mixed, whose times cannot be compared.
+    Raises KdlibError where two were mixed, whose times cannot be compared.
     """
     names: dict[bool, set[str]] = {True: set(), False: set()}
     for one in runs:
@@ -30,11 +28,10 @@ def invoker(runs: Sequence[Run]) -> str:
         for record in one.records():
             names[strategy.carrier(record.step, record.subject) == "worker"].add(record.backend)
     for found in names.values():
-        if len(found) > 1 and found != HERE:
+        if len(found) > 1:
             raise KdlibError(f"times of {' and '.join(sorted(found))} cannot be mixed; allowed: runs by one invoker")
     functions, workers = names[False] or names[True], names[True] or names[False]
-    own, others = (" and ".join(sorted(each)) for each in (functions, workers))
-    return own + (f", Steps of workers by {others}" if others != own else "")
+    return " ".join(functions) + (f", Steps of workers by {' '.join(workers)}" if workers != functions else "")
 
 
 def label(the_run: Run) -> str:

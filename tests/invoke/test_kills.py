@@ -70,12 +70,12 @@ def session(place, rng, struck):
                 driver.kill()
             driver.join(60)
             struck[kind] += 1
+            _, alive = psutil.wait_procs(there, timeout=30)
+            assert alive == [], "nobody is left behind"
             if kind == "interrupt" and driver.exitcode != 0:  # it may just have been at its end
                 said = files[2].read_text()
                 assert driver.exitcode == 130 and "Traceback" not in said, said
                 assert said.splitlines()[-1] == "kdlib: interrupted; the same command goes on from here", said
-            _, alive = psutil.wait_procs(there, timeout=30)
-            assert alive == [], "nobody is left behind"
             return driver.exitcode == 0
         if victims:
             rng.choice(victims).kill()

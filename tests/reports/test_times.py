@@ -105,12 +105,6 @@ def test_two_invokers_are_not_mixed(fedmd, tmp_path):
     assert times.invoker([fedmd]) == "inline"
 
 
-def test_this_machines_two_are_both_named(fedmd, tmp_path):
-    side_by_side = [one.model_copy(update={"backend": "processes"}) for one in RECORDS]
-    other = made.run(tmp_path, FEDMD, side_by_side, "1" * 16)
-    assert times.invoker([fedmd, other]) == "inline and processes"
-
-
 def test_one_run_begun_by_one_invoker_and_ended_by_another_is_mixed_too(tmp_path):
     by_two = [*RECORDS[:6], RECORDS[6].model_copy(update={"backend": "ray"})]
     with pytest.raises(KdlibError, match="inline and ray"):

@@ -8,6 +8,7 @@ import numpy as np
 
 from kdlib.paper.bench.measure import Bench, alternate, finish, workers
 from kdlib.runs import runner
+from kdlib.runs.invokers import INLINE
 from kdlib.settings.experiment import make_experiment
 
 CLIENTS = (10, 30, 100, 300, 1000)
@@ -47,7 +48,7 @@ def _round(clients: int) -> tuple[float, tuple[float, float]]:
     experiment = make_experiment("mnist", "fedmd", 100, profile="smoke", clients=clients, samples=50, rounds=1,
                                  pretrain_epochs=1, transfer_epochs=1, test_items=100, alignment_items=128)
     with tempfile.TemporaryDirectory() as place:
-        made = runner.run(experiment, place, progress=False)
+        made = runner.run(experiment, place, progress=False, invoker=INLINE)
         steps = made.table.query("round == 1")
         last = steps.iloc[-1]
         stored = sum(file.stat().st_size for file in (made.folder / "store").rglob("*") if file.is_file())
