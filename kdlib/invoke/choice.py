@@ -25,20 +25,23 @@ def choose(experiment: Experiment, workers: int | None = None) -> str:
     notebook's own cell, which no other process knows; in a process that may have no children; and where none can be
     forked, with a warning.
     """
-    if (workers or room(experiment)) < 2 or experiment.device != "cpu" or multiprocessing.current_process().daemon:
+    if (workers or room(experiment)) < 2 or experiment.device != "cpu":
+        return "inline"
+    if multiprocessing.current_process().daemon or forkserver.inherited():
         return "inline"
     if not (STRATEGIES.elsewhere(experiment.strategy)
             and all(NETWORKS.elsewhere(sized(name)[0]) for name in experiment.architectures)):
         return "inline"
     if not forkserver.there():
-        log.warning("kdlib: no process can be forked on this system; Steps run one after another")
+        log.warning("kdlib: no process can be forked from here; Steps run one after another")
         return "inline"
     return "processes"
 
 
 def foresee(name: str, workers: int | None) -> None:
     """Begin to load what processes need, where `name` may become them, before anybody knows of which experiment."""
-    if forkserver.there() and (name == "processes" or (name == AUTO and (workers or min(cores(), most())) > 1)):
+    if forkserver.there() and not forkserver.inherited() and (
+            name == "processes" or (name == AUTO and (workers or min(cores(), most())) > 1)):
         forkserver.start()
 
 

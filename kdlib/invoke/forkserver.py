@@ -23,7 +23,10 @@ from kdlib.errors import KdlibError
 PRELOADED = ["kdlib.invoke.preload"]  # what a worker imports while it is still starting
 READY = "KDLIB_PRELOADED"  # where the preloaded modules make a file at their end
 
-_begun: list[bool] = []
+TRIES = 5  # of a server that is lost, one after another; without any, Steps go on where they are
+
+_begun: list[int] = []
+_parents: list[int] = []
 _one_at_a_time = threading.Lock()
 
 
@@ -32,28 +35,36 @@ def there() -> bool:
     return "forkserver" in multiprocessing.get_all_start_methods()
 
 
-def start() -> multiprocessing.context.BaseContext:
-    """Have it load the libraries, in the background; nothing where it does already.
+def inherited() -> bool:
+    """Whether it is that of a process which this one was forked from: that alone can use it."""
+    return bool(_parents)
 
-    One that the user's own code has begun serves too: each process then loads its own. Raises KdlibError
-    where the system has none.
+
+def start() -> multiprocessing.context.BaseContext:
+    """Have it load the libraries, in the background; nothing where it does already; a new one where it was lost.
+
+    One that the user's own code has begun serves too: each process then loads its own. Raises KdlibError where there
+    is none for this process.
     """
-    if not there():
-        raise KdlibError("no process can be forked on this system; allowed: --invoker inline, or ray")
+    if not there() or inherited():
+        raise KdlibError("no process can be forked from here; allowed: --invoker inline, or ray")
     context, server = multiprocessing.get_context("forkserver"), multiprocessing.forkserver._forkserver
-    if server._forkserver_pid is not None:
-        if not _begun:
-            _sign().touch()
-        return context
-    _begun.append(True)
-    context.set_forkserver_preload([*server._preload_modules, *PRELOADED])
-    multiprocessing.resource_tracker.ensure_running()  # first: it would let interrupts through again
-    with main_is_not_run_again(), _interrupts_stay_here():
-        os.environ[READY] = str(_sign())
-        try:
-            multiprocessing.forkserver.ensure_running()
-        finally:
-            del os.environ[READY]
+    before = server._forkserver_pid
+    if before is None:
+        context.set_forkserver_preload([*server._preload_modules, *PRELOADED])
+    elif not _begun:
+        _sign().touch()
+    if (before is None or _begun) and len(_begun) <= TRIES:
+        multiprocessing.resource_tracker.ensure_running()  # first: it would let interrupts through again
+        with main_is_not_run_again(), _interrupts_stay_here():
+            os.environ[READY] = str(_sign())
+            try:
+                multiprocessing.forkserver.ensure_running()
+            finally:
+                del os.environ[READY]
+        if server._forkserver_pid != before:
+            _sign().unlink(missing_ok=True)  # of one that was lost
+            _begun.append(server._forkserver_pid)
     return context
 
 
@@ -71,13 +82,19 @@ def wait(over: threading.Event) -> bool:
 
 def end() -> None:
     """Where it is still loading, nobody needs it any more: whoever waits for this process's output waits for it too."""
-    server = multiprocessing.forkserver._forkserver
-    if _begun and server._forkserver_pid is not None and not ready():
+    if _begun and not inherited() and not ready():
         with contextlib.suppress(ProcessLookupError):
-            os.kill(server._forkserver_pid, signal.SIGKILL)
+            os.kill(_begun[-1], signal.SIGKILL)
+
+
+def _of_parent() -> None:
+    """In a child that was forked directly."""
+    if (server := multiprocessing.forkserver._forkserver._forkserver_pid) is not None:
+        _parents.append(server)
 
 
 atexit.register(end)
+os.register_at_fork(after_in_child=_of_parent)
 
 
 def _sign() -> Path:

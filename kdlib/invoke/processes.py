@@ -49,9 +49,9 @@ class Processes(Base):
         """See Invoker.run. Raises KdlibError where processes are lost too often."""
         if "memory" in store.fs.protocol:
             raise KdlibError(f"processes cannot reach {store.url}; allowed: a folder or an object store")
-        forkserver.start()
         sent, size, left, lost = errand(key, experiment, store), self.workers or room(experiment), list(steps), 0
         while left:
+            forkserver.start()
             if forkserver.ready():
                 left = [left[number] for number in largest_first(experiment, left)]
             unsent, out, over = deque(left), _Sent(), threading.Event()
@@ -99,8 +99,11 @@ class Processes(Base):
             self._pool = ProcessPoolExecutor(size, forkserver.start(), _obey, (dict(os.environ),))
             self._size = size
         with forkserver.main_is_not_run_again():
-            while step := _taken(unsent.popleft):
-                out[self._pool.submit(carry_out, self.perform, sent, step, self.name)] = step
+            try:
+                while step := _taken(unsent.popleft):
+                    out[self._pool.submit(carry_out, self.perform, sent, step, self.name)] = step
+            except (EOFError, OSError) as error:  # who forks them was lost just now
+                raise BrokenProcessPool(str(error)) from error
 
 
 def _obey(environment: dict[str, str]) -> None:

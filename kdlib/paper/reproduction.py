@@ -28,7 +28,7 @@ def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: P
     lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
     parameter that a notebook lacks, and for a notebook that fails.
     """
-    began, jobs = time.time(), jobs or (2 if cores() >= 4 else 1)
+    began = time.time()
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     if kept:
@@ -59,10 +59,10 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     return target
 
 
-def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar: tqdm) -> None:
-    side_by_side = min(jobs, len(sheets), cores())
+def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int | None, bar: tqdm) -> None:
+    side_by_side, workers = share(jobs, len(sheets))
     spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
-    with ProcessPoolExecutor(side_by_side, spawn, _share, (cores() // side_by_side,)) as pool:
+    with ProcessPoolExecutor(side_by_side, spawn, _may_have, (workers,)) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
         try:
             for done in as_completed(waiting):
@@ -73,6 +73,12 @@ def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar
             raise
 
 
-def _share(workers: int) -> None:
+def share(jobs: int | None, sheets: int) -> tuple[int, int]:
+    """How many notebooks go side by side, and how many Steps at a time each may have: together as many as cores."""
+    side_by_side = min(jobs or (2 if cores() >= 4 else 1), sheets, cores())
+    return side_by_side, cores() // side_by_side
+
+
+def _may_have(workers: int) -> None:
     """In a new process, whose kernels inherit it."""
     os.environ[MOST] = str(min(workers, most()))

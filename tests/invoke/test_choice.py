@@ -66,9 +66,9 @@ def test_without_processes_to_fork_it_is_said_once_and_done_here(caplog, monkeyp
     monkeypatch.setattr(multiprocessing, "get_all_start_methods", lambda: ["spawn"])
     with caplog.at_level(logging.WARNING):
         ran = runner.run(small(), tmp_path, progress=False)
-    assert caplog.messages == ["kdlib: no process can be forked on this system; Steps run one after another"]
+    assert caplog.messages == ["kdlib: no process can be forked from here; Steps run one after another"]
     assert {record.backend for record in ran.records()} == {"inline"}
-    with pytest.raises(KdlibError, match="can be forked on this system; allowed: --invoker inline, or ray"), \
+    with pytest.raises(KdlibError, match="can be forked from here; allowed: --invoker inline, or ray"), \
             make_invoker("processes"):
         pass
 
@@ -91,6 +91,20 @@ def test_a_process_that_may_have_no_children_works_itself():
     child = context.Process(target=_chosen_in_a_daemon, args=(answers,), daemon=True)
     child.start()
     assert answers.get(timeout=120) == "inline"
+    child.join()
+
+
+def _chosen_in_a_fork(answers):
+    answers.put(choose(small(), workers=2))
+
+
+def test_a_process_forked_from_one_that_has_a_server_works_itself():
+    forkserver.start()
+    context = multiprocessing.get_context("fork")
+    answers = context.SimpleQueue()
+    child = context.Process(target=_chosen_in_a_fork, args=(answers,))
+    child.start()
+    assert answers.get() == "inline"
     child.join()
 
 
