@@ -10,10 +10,10 @@ import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import multiprocessing.spawn
 import multiprocessing.util
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,7 +56,7 @@ def start() -> multiprocessing.context.BaseContext:
         _sign().touch()
     if (before is None or _begun) and len(_begun) <= TRIES:
         multiprocessing.resource_tracker.ensure_running()  # first: it would let interrupts through again
-        with main_is_not_run_again(), _interrupts_stay_here():
+        with _interrupts_stay_here():
             os.environ[READY] = str(_sign())
             try:
                 multiprocessing.forkserver.ensure_running()
@@ -113,14 +113,19 @@ def _interrupts_stay_here() -> Iterator[None]:
 
 @contextlib.contextmanager
 def main_is_not_run_again() -> Iterator[None]:
-    """A new process would begin with the user's own script; kdlib's Steps need nothing of it."""
+    """A process that this thread starts would begin with the user's own script; kdlib's Steps need nothing of it.
+
+    `__main__` itself stays as it is, since other threads look at it.
+    """
     with _one_at_a_time:
-        main = sys.modules["__main__"]
-        hidden = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-        for name in hidden:
-            setattr(main, name, None)
+        plain, mine = multiprocessing.spawn.get_preparation_data, threading.get_ident()
+
+        def without_main(name: str) -> dict[str, object]:
+            ours = threading.get_ident() == mine
+            return {key: value for key, value in plain(name).items() if not (ours and key.startswith("init_main_from"))}
+
+        multiprocessing.spawn.get_preparation_data = without_main
         try:
             yield
         finally:
-            for name, value in hidden.items():
-                setattr(main, name, value)
+            multiprocessing.spawn.get_preparation_data = plain

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import spawn
 
 import psutil
 import pytest
@@ -147,6 +148,20 @@ def test_a_mistake_of_a_step_comes_as_it_is(tmp_path):
 def test_a_store_in_memory_cannot_be_reached(pool):
     with pytest.raises(KdlibError, match="processes cannot reach memory://"):
         list(pool.run("0" * 16, small(), Store("memory://nobody"), []))
+
+
+def test_other_threads_see_the_users_script_as_it_is():
+    """While processes begin, some library that is imported may look at it."""
+    main = sys.modules["__main__"]
+    before, seen = (main.__file__, main.__spec__), []
+    with forkserver.main_is_not_run_again():
+        assert (main.__file__, main.__spec__) == before
+        assert not [key for key in spawn.get_preparation_data("ours") if key.startswith("init_main")]
+        other = threading.Thread(target=lambda: seen.append(spawn.get_preparation_data("another's")))
+        other.start()
+        other.join()
+    assert [key for key in seen[0] if key.startswith("init_main")]
+    assert seen[0].keys() == spawn.get_preparation_data("later").keys()
 
 
 SCRIPT = """
