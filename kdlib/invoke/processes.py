@@ -16,7 +16,7 @@ from kdlib.invoke.choice import room
 from kdlib.invoke.invokers import Base
 from kdlib.invoke.perform import Perform, measured, perform
 from kdlib.invoke.steps import Record, Step
-from kdlib.invoke.worker import Errand, answered, carry_out, errand, largest_first
+from kdlib.invoke.worker import Errand, answered, carry_out, errand
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 
@@ -28,14 +28,15 @@ _Sent = dict[Future[tuple[str, float]], Step]
 
 
 class Processes(Base):
-    """A Stage's Steps in `workers` processes, those of the largest models first.
+    """A Stage's Steps in `workers` processes, those first that took longest before.
 
     workers: at a time; default: as many as the cores leave room for by the experiment's threads, and the free memory.
     A Step whose process is lost is carried out again; what an unfinished one wrote is written over. The processes end
     with this one, however it ends.
 
     The libraries take seconds to load. Until they are, this process carries out one Step after another itself, from
-    the end, and a thread sends what is left as soon as somebody can take it. So no run is slower than inline.
+    the end, and a thread sends what is left as soon as somebody can take it. On two cores a run of seven seconds still
+    took about one more than inline: the loading, and each worker's first Step, come beside it.
     """
 
     name = "processes"
@@ -44,28 +45,36 @@ class Processes(Base):
         self.workers, self.perform = workers, perform
         self._pool: ProcessPoolExecutor | None = None
         self._size = 0
+        self._took: dict[tuple[str, str], float] = {}  # seconds of each kind's last one; to count work takes longer
 
     def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
         """See Invoker.run. Raises KdlibError where processes are lost too often."""
         if "memory" in store.fs.protocol:
             raise KdlibError(f"processes cannot reach {store.url}; allowed: a folder or an object store")
+        models = {*experiment.client_names, *experiment.architectures}
+
+        def kind(step: Step) -> tuple[str, str]:
+            return step.name, experiment.architecture_of(step.subject) if step.subject in models else ""
+
         sent, size, left, lost = errand(key, experiment, store), self.workers or room(experiment), list(steps), 0
         while left:
             forkserver.start()
-            if forkserver.ready():
-                left = [left[number] for number in largest_first(experiment, left)]
+            left.sort(key=lambda step: -self._took.get(kind(step), 0.0))
             unsent, out, over = deque(left), _Sent(), threading.Event()
             sender = ThreadPoolExecutor(1)  # of the user's own process
             sending = sender.submit(self._send, sent, size, unsent, out, over)
             try:
                 while not forkserver.ready() and (step := _taken(unsent.pop)):
-                    yield measured(self.perform, key, experiment, store, step, self.name)
+                    record = measured(self.perform, key, experiment, store, step, self.name)
+                    self._took[kind(step)] = record.seconds
+                    yield record
                     left.remove(step)
                 over.set()  # none is left to be sent, or the thread sends it now
                 sending.result()
                 for done in _as_completed(set(out)):
                     record = answered(*done.result())
-                    left.remove(out.pop(done))
+                    left.remove(step := out.pop(done))
+                    self._took[kind(step)] = record.seconds
                     yield record
             except BrokenProcessPool as error:
                 self.close()
