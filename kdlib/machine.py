@@ -49,8 +49,13 @@ def hardware() -> str:
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use: by its affinity, and by its container's share of the time, rounded down."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    shares = [line.split() for line in _lines("/sys/fs/cgroup/cpu.max")]
+    shares += [[*quota, *period] for quota, period in zip(*(
+        [line.split() for line in _lines(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us")] for name in ("quota", "period")),
+        strict=True)]
+    return max(1, min([allowed, *(int(quota) // int(period) for quota, period in shares if quota.isdigit())]))
 
 
 def free_memory() -> int:

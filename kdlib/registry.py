@@ -58,6 +58,7 @@ class Registry(Generic[T]):
         self.what, self.must, self.group, self.package = what, must, group, package
         self._fits, self._own, self._code = fits, own, code
         self._parts: dict[str, Part[T]] = {}
+        self._here: set[str] = set()
         self._complete = False
 
     def register(self, name: str, value: T) -> T:
@@ -71,7 +72,12 @@ class Registry(Generic[T]):
         if name in self._own_parts():
             raise KdlibError(f"kdlib has a {self.what} {name} of its own; allowed: another name")
         self._parts[name] = self._part(name, value, _loading[-1:])
+        (self._here.discard if _loading else self._here.add)(name)
         return value
+
+    def elsewhere(self, name: str) -> bool:
+        """Whether a process knows `name` that has loaded `plugins()`; it knows no cell of a notebook, and no script."""
+        return name not in self._here
 
     def find(self, name: str) -> Part[T]:
         """The part called `name`. Raises KdlibError where there is none, or where its module may not be imported."""

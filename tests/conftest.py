@@ -13,8 +13,11 @@ from filelock import FileLock
 
 from kdlib import registry
 from kdlib.data import sets
+from kdlib.invoke.choice import MOST
 from kdlib.runs import driver, runner
 from kdlib.settings.experiment import make_experiment
+
+os.environ.setdefault(MOST, "1")  # pytest's own workers share the cores, and some tests reach into a Step
 
 
 def pytest_collection_modifyitems(items):

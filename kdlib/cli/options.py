@@ -26,12 +26,15 @@ Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A s
 Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
 InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), "
                                                             "processes (side by side on this machine), ray (the same, "
-                                                            "or on a cluster), http (functions).")]
+                                                            "or on a cluster), http (functions); auto takes processes "
+                                                            "where there is room for two Steps at a time, else "
+                                                            "inline.")]
 Address = Annotated[str | None, typer.Option(help="Of a running Ray cluster; without it Ray is started here.")]
 Gpus = Annotated[float, typer.Option(min=0, help="Of a Step with Ray, where `--set device=cuda`; a fraction shares "
                                                  "one.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with processes or Ray here; default: what "
-                                                         "the cores, and for processes the memory, allow.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Steps at a time with auto, processes or Ray here; default: "
+                                                         "what the cores, and for processes the free memory, "
+                                                         "allow.")]
 Run = Annotated[Path, typer.Argument(help="The folder of a run, for example runs/5f32ff4ee09d0c31.")]
 Prices = Annotated[str, typer.Option(help="A built-in price table, or the path of a .toml file.")]
 Csv = Annotated[bool, typer.Option("--csv", help="All of it as CSV instead of the table.")]
@@ -52,8 +55,10 @@ def makes_experiment(profile: str) -> Callable[[Command], Command]:
         @functools.wraps(command)
         def made(strategy: str, task: str, alpha: float | None, profile: str, seed: int, set_: list[str],
                  **others: Any) -> Any:
+            from kdlib.invoke.choice import foresee
             from kdlib.settings.experiment import make_experiment
 
+            foresee(others.get("invoker", ""), others.get("workers"))
             return command(make_experiment(task, strategy, alpha, seed, profile, **settings(set_)), **others)
 
         own = list(inspect.signature(command).parameters.values())[1:]

@@ -29,7 +29,8 @@ def reproduce(
     runs: Runs = Path("runs"),
     notebooks: Notebooks = Path("notebooks"),
     figures: Annotated[Path, typer.Option(help="Folder for the figures and tables.")] = Path("papers_figures"),
-    jobs: Annotated[int, typer.Option(min=1, help="Notebooks that run side by side.")] = 2,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Notebooks side by side, which share the cores; default: two "
+                                                         "where each then has two cores, else one.")] = None,
     kept: Annotated[bool, typer.Option("--kept", help="Do not run again what has its records in the figures' folder: "
                                                       "draw from those.")] = False,
 ) -> None:

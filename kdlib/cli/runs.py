@@ -34,14 +34,14 @@ app = typer.Typer()
 def run(
     experiment: "Experiment",
     runs: Runs = Path("runs"),
-    invoker: InvokerName = "inline",
+    invoker: InvokerName = "auto",
     address: Address = None,
     workers: Workers = None,
     endpoints: Annotated[Path | None, typer.Option(help="The functions' addresses, as `python -m faas up` writes "
                                                         "them.")] = None,
     gpus: Gpus = 1.0,
-    worker_steps: Annotated[str, typer.Option(help="With http: where Steps run that no function does, inline or "
-                                                   "ray.")] = "inline",
+    worker_steps: Annotated[str, typer.Option(help="With http: where Steps run that no function does: auto, "
+                                                   "inline, processes or ray.")] = "auto",
     store: Annotated[str | None, typer.Option(help="URL below which a new run's objects go, such as s3://bucket/runs; "
                                                    "default: the run's folder.")] = None,
     deadline: Annotated[float | None, typer.Option(min=0.1, help="With http: seconds that a round's stage waits for "
@@ -63,7 +63,7 @@ def run(
     from kdlib.runs.invokers import make_invoker
 
     patience = Patience(deadline, least_share) if deadline else None
-    with make_invoker(invoker, address, workers, endpoints, worker_steps, gpus) as means:
+    with make_invoker(invoker, address, workers, endpoints, worker_steps, gpus, experiment) as means:
         the_run = runner.run(experiment, runs, invoker=means, fused=fused, patience=patience, store=store)
         same = runner.again(the_run, invoker=means, fused=fused) if again else None
     tell(the_run, same)
@@ -72,18 +72,21 @@ def run(
 @app.command()
 def replay(
     run: Run,
-    invoker: InvokerName = "inline",
+    invoker: InvokerName = "auto",
     address: Address = None,
     workers: Workers = None,
     fused: Fused = False,
 ) -> None:
     """Repeat a complete run in an empty store, with the clients that it called, and compare the final bytes."""
+    from kdlib.invoke.choice import foresee
+
+    foresee(invoker, workers)
     from kdlib.runs import runner
     from kdlib.runs.invokers import make_invoker
     from kdlib.runs.run import load
 
     the_run = load(run)
-    with make_invoker(invoker, address, workers) as means:
+    with make_invoker(invoker, address, workers, experiment=the_run.experiment) as means:
         same = runner.again(the_run, invoker=means, fused=fused)
     tell(the_run, same)
 

@@ -1,8 +1,14 @@
 """Imported by a worker before its first Step: what each of them needs, Lightning and all strategies among it."""
 
+import os
+from pathlib import Path
+
 import kdlib.invoke.worker
 import kdlib.learning.training  # noqa: F401
+from kdlib.invoke.forkserver import READY
 from kdlib.registry import NETWORKS, STRATEGIES
 
 STRATEGIES.names()
 NETWORKS.names()
+if READY in os.environ:
+    Path(os.environ.pop(READY)).touch()

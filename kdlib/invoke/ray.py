@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.forkserver import PRELOADED
 from kdlib.invoke.invokers import Base
 from kdlib.invoke.perform import Perform, perform
 from kdlib.invoke.steps import Record, Step
-from kdlib.invoke.worker import PRELOADED, answered, carry_out, errand, largest_first
+from kdlib.invoke.worker import answered, carry_out, errand, largest_first
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 

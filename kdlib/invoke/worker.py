@@ -12,8 +12,6 @@ from kdlib.learning.models import work
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store.store import Store
 
-PRELOADED = ["kdlib.invoke.preload"]  # what a worker imports while it is still starting
-
 
 class Errand(NamedTuple):
     """All that a worker needs of a run.

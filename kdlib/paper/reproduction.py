@@ -1,6 +1,7 @@
 """The grid of runs and figures, executed as notebooks through papermill."""
 
 import multiprocessing
+import os
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -9,13 +10,19 @@ import papermill
 from tqdm.auto import tqdm
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.choice import MOST, most
+from kdlib.machine import cores
 from kdlib.paper.grid import Sheet
 from kdlib.runs import archive
 
 
-def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
+def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int | None = None,
               kept: bool = False) -> list[Path]:
     """Execute the sheets stage by stage (kdlib.paper.grid.plan), of each stage `jobs` side by side.
+
+    Those share the cores: each may have so many Steps at a time, by KDLIB_WORKERS, that all of them have as many as
+    there are cores, and no more notebooks than cores go at a time. jobs: default: two where each has two cores then,
+    else one, so that the records of all runs are by processes and their times compare.
 
     With `kept`, runs whose records lie in FIGURES/records count as complete (kdlib.runs.archive). Executed notebooks
     lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
@@ -52,9 +59,10 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     return target
 
 
-def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar: tqdm) -> None:
+def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int | None, bar: tqdm) -> None:
+    side_by_side, workers = share(jobs, len(sheets))
     spawn = multiprocessing.get_context("spawn")  # a fork that has Jupyter's sockets or torch's threads may hang
-    with ProcessPoolExecutor(min(jobs, len(sheets)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(side_by_side, spawn, _may_have, (workers,)) as pool:
         waiting = [pool.submit(execute, sheet, notebooks, outputs) for sheet in sheets]
         try:
             for done in as_completed(waiting):
@@ -63,3 +71,14 @@ def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def share(jobs: int | None, sheets: int) -> tuple[int, int]:
+    """How many notebooks go side by side, and how many Steps at a time each may have: together as many as cores."""
+    side_by_side = min(jobs or (2 if cores() >= 4 else 1), sheets, cores())
+    return side_by_side, cores() // side_by_side
+
+
+def _may_have(workers: int) -> None:
+    """In a new process, whose kernels inherit it."""
+    os.environ[MOST] = str(min(workers, most()))

@@ -16,10 +16,11 @@ from kdlib.cohort.history import follow
 from kdlib.data import sets
 from kdlib.data.partition import partition, table
 from kdlib.errors import KdlibError
-from kdlib.invoke.invokers import Inline, Invoker
+from kdlib.invoke.invokers import Invoker
 from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
 from kdlib.runs.driver import Patience, Watch, drive
+from kdlib.runs.invokers import NAMES, make_invoker
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
@@ -27,16 +28,15 @@ from kdlib.store.store import Store
 
 log = logging.getLogger("kdlib")
 
-INLINE = Inline()
 
-
-def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True, invoker: Invoker = INLINE,
+def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True, invoker: Invoker | None = None,
         fused: bool = False, patience: Patience | None = None, store: str | None = None,
         watch: Watch | None = None) -> Run:
     """Carry the experiment out in its folder below `runs`, or what is left of it; a complete run is only read.
 
     Killed at any moment and started again, it ends with the bytes of a run that was never killed, whatever the invoker
     and `fused` (FedMD's round in a quarter of the invocations). With `patience` a round may leave clients out.
+    invoker: see kdlib.make_invoker; None: processes where there is room for two Steps at a time, else inline.
     store: URL below which a new run's objects go, each owner's as OWNER/KEY, for functions elsewhere; default: where
     the invoker's functions look, else the run's folder. watch: called with the run after every round, such as
     kdlib.live(); of a complete one, once.
@@ -49,17 +49,18 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not folder.exists():
-            _create(folder, experiment, drawn, store or invoker.store)
+            _create(folder, experiment, drawn, store or (invoker.store if invoker else None))
         the_run = Run(folder, experiment)
         if the_run.result is None:
-            drive(the_run, the_run.store, invoker, 1, progress, fused, patience, watch)
+            with _chosen(invoker, experiment) as means:
+                drive(the_run, the_run.store, means, 1, progress, fused, patience, watch)
             _finish(the_run)
         elif watch:
             watch(the_run)
     return the_run
 
 
-def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused: bool = False) -> bool:
+def again(the_run: Run, progress: bool = True, invoker: Invoker | None = None, fused: bool = False) -> bool:
     """Repeat a complete run in an empty store, by any invoker; True where its final bytes are the same.
 
     The same clients are called in each round, and those that were late or failed then are left out.
@@ -68,9 +69,9 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
     """
     if the_run.result is None:
         raise KdlibError(f"run {the_run.key} is not complete; run it to its end before repeating it")
-    if not invoker.replays:
+    if invoker and not invoker.replays:
         raise KdlibError(f"--again cannot go by {invoker.name}, whose functions do not reach an empty store; "
-                         "allowed: inline, ray; or run it by http below another --runs")
+                         f"allowed: {', '.join(NAMES[:-1])}; or run it by http below another --runs")
     drawn = sets.prepare(the_run.experiment)
     if the_run.experiment.key(drawn.hashes) != the_run.key:
         raise KdlibError(f"run {the_run.key} cannot be repeated here: its data, or the code of its strategy or "
@@ -83,7 +84,8 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
             store = Store(str(place))
             deploy(the_run.experiment, drawn, store)
             follow(the_run.experiment, store, the_run.records())
-            drive(the_run, store, invoker, number, progress, fused)
+            with _chosen(invoker, the_run.experiment) as means:
+                drive(the_run, store, means, number, progress, fused)
             wanted: str = the_run.final["final_bytes"]
             own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
             return final_bytes(the_run, store, number) == wanted == own
@@ -137,6 +139,16 @@ def _finish(the_run: Run) -> None:
     beside = the_run.folder / "result.json.part"
     beside.write_text(json.dumps(result, indent=2))
     beside.rename(the_run.folder / "result.json")
+
+
+@contextlib.contextmanager
+def _chosen(invoker: Invoker | None, experiment: Experiment) -> Iterator[Invoker]:
+    """The invoker that was asked for, which stays open, or else the default one, which ends with the run."""
+    if invoker:
+        yield invoker
+    else:
+        with make_invoker(experiment=experiment) as made:
+            yield made
 
 
 @contextlib.contextmanager

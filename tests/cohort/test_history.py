@@ -83,7 +83,7 @@ def test_killed_at_any_moment_it_calls_the_same_clients_and_ends_with_the_same_b
         done.append(arguments[2])
         return perform(*arguments)
 
-    monkeypatch.setattr(runner.INLINE, "perform", mortal)
+    monkeypatch.setattr("kdlib.runs.invokers.INLINE.perform", mortal)
     with pytest.raises(Killed):
         runner.run(ailing.experiment, tmp_path, progress=False)
     monkeypatch.undo()

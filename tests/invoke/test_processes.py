@@ -7,12 +7,16 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing import spawn
 
 import psutil
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.invoke.processes import Processes, room
+from kdlib.invoke import forkserver
+from kdlib.invoke.invokers import Inline
+from kdlib.invoke.perform import measured, perform
+from kdlib.invoke.processes import Processes
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
@@ -24,6 +28,13 @@ def small(**settings):
     return make_experiment("digits", "feddf", 1.0, clients_per_round=4, **TINY | settings)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    """What processes are forked from has its libraries."""
+    forkserver.start()
+    assert forkserver.wait(threading.Event())
+
+
 @pytest.fixture(scope="module")
 def pool():
     processes = Processes(2)
@@ -33,7 +44,7 @@ def pool():
 
 @pytest.fixture(scope="module")
 def inline(tmp_path_factory):
-    return runner.run(small(), tmp_path_factory.mktemp("inline"), progress=False)
+    return runner.run(small(), tmp_path_factory.mktemp("inline"), progress=False, invoker=Inline())
 
 
 def test_it_ends_with_the_bytes_of_one_process(pool, inline, tmp_path):
@@ -42,6 +53,48 @@ def test_it_ends_with_the_bytes_of_one_process(pool, inline, tmp_path):
     assert {record.backend for record in ran.records()} == {"processes"}
     assert [file.name for file in (ran.folder / "records").iterdir()] == ["processes-1.jsonl"]
     assert runner.again(ran, progress=False, invoker=pool)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_the_bytes_are_the_same_for_any_number_of_workers(workers, inline, tmp_path):
+    processes = Processes(workers)
+    ran = runner.run(small(), tmp_path, progress=False, invoker=processes)
+    assert len(processes._pool._processes) == workers
+    processes.close()
+    assert ran.result["final_bytes"] == inline.result["final_bytes"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_until_the_libraries_are_loaded_this_process_works_itself(after, pool, inline, tmp_path, monkeypatch):
+    """They are after so many Steps. What is left of the Stage then goes to the others, while this one is at another."""
+    own = []
+
+    def noted(*arguments):
+        own.append(arguments[2])
+        return perform(*arguments)
+
+    monkeypatch.setattr(forkserver, "ready", lambda: len(own) >= after)
+    monkeypatch.setattr(pool, "perform", perform)
+    monkeypatch.setattr("kdlib.invoke.processes.measured",
+                        lambda _, *arguments: measured(noted, *arguments))
+    ran = runner.run(small(), tmp_path, progress=False, invoker=pool)
+    assert ran.result["final_bytes"] == inline.result["final_bytes"]
+    assert len(own) == after and {record.backend for record in ran.records()} == {"processes"}
+
+
+def test_where_they_are_never_loaded_it_works_alone_to_the_end(inline, tmp_path, monkeypatch):
+    monkeypatch.setattr(forkserver, "ready", lambda: False)
+    processes = Processes(2)
+    ran = runner.run(small(), tmp_path, progress=False, invoker=processes)
+    assert ran.result["final_bytes"] == inline.result["final_bytes"] and processes._pool is None
+
+
+def test_a_step_that_fails_before_they_are_loaded_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(forkserver, "ready", lambda: False)
+    before = threading.active_count()
+    with pytest.raises(KdlibError, match="there is no such thing"):
+        runner.run(small(), tmp_path, progress=False, invoker=Processes(2, perform=fails))
+    assert threading.active_count() == before
 
 
 def test_a_process_that_dies_is_replaced_and_its_step_is_done_again(pool, inline, tmp_path):
@@ -88,7 +141,8 @@ def test_a_mistake_of_a_step_comes_as_it_is(tmp_path):
     with pytest.raises(KdlibError, match="there is no such thing; allowed: another"):
         runner.run(small(), tmp_path, progress=False, invoker=processes)
     processes.close()
-    assert runner.run(small(), tmp_path, progress=False).result, "what was begun goes on by another invoker"
+    ran = runner.run(small(), tmp_path, progress=False, invoker=Inline())
+    assert ran.result, "what was begun goes on by another invoker"
 
 
 def test_a_store_in_memory_cannot_be_reached(pool):
@@ -96,11 +150,20 @@ def test_a_store_in_memory_cannot_be_reached(pool):
         list(pool.run("0" * 16, small(), Store("memory://nobody"), []))
 
 
-def test_as_many_as_cores_and_memory_allow(monkeypatch):
-    monkeypatch.setattr("kdlib.invoke.processes.cores", lambda: 8)
-    for free, threads, expected in ((64, 1, 8), (64, 2, 4), (3, 1, 3), (0, 1, 1), (64, 16, 1)):
-        monkeypatch.setattr("kdlib.invoke.processes.free_memory", lambda free=free: free * 2**30)
-        assert room(small(threads=threads)) == expected
+def test_other_threads_see_the_users_script_as_it_is(monkeypatch):
+    """While processes begin, some library that is imported may look at it."""
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "__file__", "script.py", raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    seen = []
+    with forkserver.main_is_not_run_again():
+        assert main.__file__ == "script.py"
+        assert not [key for key in spawn.get_preparation_data("ours") if key.startswith("init_main")]
+        other = threading.Thread(target=lambda: seen.append(spawn.get_preparation_data("another's")))
+        other.start()
+        other.join()
+    assert [key for key in seen[0] if key.startswith("init_main")]
+    assert seen[0].keys() == spawn.get_preparation_data("later").keys()
 
 
 SCRIPT = """

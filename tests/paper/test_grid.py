@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from kdlib.errors import KdlibError
-from kdlib.paper.grid import Grid, plan
+from kdlib.invoke import choice
+from kdlib.paper import reproduction
+from kdlib.paper.grid import Grid, Sheet, plan
 from kdlib.paper.reproduction import reproduce
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +82,27 @@ def test_only_one_notebook_is_executed_where_it_is_asked_for(tmp_path):
     executed = [path.name for path in (tmp_path / "runs" / "notebooks").iterdir()]
     assert executed == ["01_data_heterogeneity-digits-0.ipynb"]
     assert {path.stem for path in made} == {"data-digits", "index"}
+
+
+@pytest.mark.parametrize(("cores", "jobs", "sheets", "expected"), [
+    (1, None, 8, (1, 1)), (2, None, 8, (1, 2)), (3, None, 8, (1, 3)), (4, None, 8, (2, 2)), (16, None, 8, (2, 8)),
+    (16, None, 1, (1, 16)), (2, 2, 8, (2, 1)), (5, 3, 8, (3, 1)), (2, 5, 8, (2, 1)), (16, 5, 3, (3, 5))])
+def test_notebooks_side_by_side_share_the_cores(cores, jobs, sheets, expected, monkeypatch):
+    monkeypatch.setattr(reproduction, "cores", lambda: cores)
+    assert reproduction.share(jobs, sheets) == expected and expected[0] * expected[1] <= cores
+
+
+def test_a_notebook_gets_its_share(tmp_path, monkeypatch):
+    monkeypatch.delenv(choice.MOST, raising=False)
+    monkeypatch.setattr(reproduction, "cores", lambda: 1)  # it may have more in fact
+    cells = [nbformat.v4.new_code_cell("place = ''", metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("import os, pathlib\n"
+                                       f"pathlib.Path(place).write_text(os.environ['{choice.MOST}'])")]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "own.ipynb")
+    places = tmp_path / "runs", tmp_path, tmp_path / "figures"
+    reproduce([[Sheet("own", {"place": str(tmp_path / "share")})]], *places)
+    assert (tmp_path / "share").read_text() == "1"
 
 
 def test_the_command_is_the_one_that_makes_the_grid():

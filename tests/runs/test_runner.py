@@ -182,7 +182,7 @@ def test_a_complete_run_is_only_read(fresh, monkeypatch):
         return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
 
     before = snapshot()
-    monkeypatch.setattr(runner.INLINE, "perform", lambda *_: pytest.fail("a Step was carried out"))
+    monkeypatch.setattr("kdlib.runs.invokers.INLINE.perform", lambda *_: pytest.fail("a Step was carried out"))
     assert repeat(fresh) == fresh and snapshot() == before
 
 
@@ -195,7 +195,7 @@ def test_a_torn_last_line_is_dropped_and_its_step_repeated(torn, fresh, monkeypa
     (fresh.folder / "result.json").unlink()
     assert len(fresh.records()) == len(lines)
     ran = []
-    monkeypatch.setattr(runner.INLINE, "perform", lambda *args: ran.append(args[2]) or perform(*args))
+    monkeypatch.setattr("kdlib.runs.invokers.INLINE.perform", lambda *args: ran.append(args[2]) or perform(*args))
     assert repeat(fresh).result["final_bytes"] == whole
     assert [step.name for step in ran] == ["evaluate"] and len(fresh.records()) == len(lines) + 1
 

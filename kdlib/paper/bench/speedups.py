@@ -20,6 +20,7 @@ from kdlib.learning.models import start
 from kdlib.paper.bench import plain
 from kdlib.paper.bench.measure import TINY, Bench, alternate, finish, medians, ratio, workers
 from kdlib.runs import runner
+from kdlib.runs.invokers import INLINE
 from kdlib.runs.run import Run
 from kdlib.settings.experiment import Experiment, make_experiment
 from kdlib.store.store import Store
@@ -153,7 +154,7 @@ def bench_fused(pairs: int, quick: bool) -> Bench:
 
         def side(fused: bool) -> float:
             folder = Path(place) / str(next(count))
-            made[fused] = runner.run(experiment, folder, progress=False, fused=fused)
+            made[fused] = runner.run(experiment, folder, progress=False, invoker=INLINE, fused=fused)
             table = made[fused].table
             return float(table.query("round == 2")["seconds"].sum())  # a round between the first and the last
 
