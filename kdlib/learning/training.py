@@ -1,7 +1,9 @@
 """The training loop of a Step, which is Lightning's: one model, one loss, one optimizer."""
 
 import contextlib
+import inspect
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -9,6 +11,7 @@ from typing import Literal
 
 import lightning
 import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
 from kdlib.learning.engine import Batches, KeepBest, Loss
@@ -74,16 +77,33 @@ class Watch(lightning.Callback):
             trainer.should_stop = trainer.should_stop or self.keep.look(self.model)
 
 
+class Loop(lightning.Trainer):
+    """Lightning's loop, which takes orders from its arguments alone.
+
+    Lightning's own also obeys PL_TRAINER_* variables, a cluster's variables and signals (SLURM's have it load a stray
+    hpc_ckpt_N.ckpt and ask for its job anew), and looks into the working directory.
+    """
+
+    __init__ = inspect.unwrap(lightning.Trainer.__init__)  # without the wrapper that reads PL_TRAINER_*
+
+    def deafen(self) -> None:
+        """Leave all signals to whoever had them, and have SLURM asked for no checkpoint."""
+        self._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        self._checkpoint_connector._select_ckpt_path = lambda *_, **__: None  # type: ignore[method-assign]
+
+
 def run_trainer(module: Training, batches: Batches, epochs: int | None, steps: int | None,
                 keep: KeepBest | None) -> None:
     """Train for `epochs`, or for `steps` batches over as many epochs as they need. Raises KeyboardInterrupt."""
     experiment = module.experiment
-    trainer = lightning.Trainer(
+    trainer = Loop(
         accelerator=experiment.device, devices=1, precision=PRECISION[experiment.precision],
         max_epochs=epochs or -1, max_steps=steps or -1, callbacks=[Watch(keep, module.model)] if keep else None,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0, use_distributed_sampler=False,
+        plugins=[LightningEnvironment()], num_nodes=1, default_root_dir=os.devnull,  # in which nothing can be found
     )
+    trainer.deafen()
     with _interruptible():
         trainer.fit(module, train_dataloaders=batches)
     module.model.to(experiment.device)  # Lightning takes it back to the CPU
