@@ -35,7 +35,8 @@ def machine() -> dict:
 def difference(before: dict) -> str:
     """What of `before`, an earlier `machine()`, is other here and can change bytes; empty where nothing is."""
     now = machine()
-    return ", ".join(f"{name} {before.get(name)} there, {now.get(name)} here" for name in dict.fromkeys([*now, "limits"])
+    names = dict.fromkeys([*now, "limits"])
+    return ", ".join(f"{name} {before.get(name)} there, {now.get(name)} here" for name in names
                      if name not in ("cores", "memory", "cpu", "kdlib") and before.get(name) != now.get(name))
 
 

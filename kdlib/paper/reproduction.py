@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from kdlib.errors import KdlibError
 from kdlib.paper.grid import Sheet
 from kdlib.runs import archive
+from kdlib.runs.run import below
 
 
 def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: Path, jobs: int,
@@ -21,7 +22,7 @@ def reproduce(stages: list[list[Sheet]], runs: Path, notebooks: Path, figures: P
     lie in RUNS/notebooks. Returns the figures and tables that they wrote, newest last. Raises KdlibError for a
     parameter that a notebook lacks, and for a notebook that fails.
     """
-    began = time.time()
+    began, runs = time.time(), below(runs)
     runs.mkdir(parents=True, exist_ok=True)
     figures.mkdir(parents=True, exist_ok=True)
     if kept:
@@ -39,17 +40,22 @@ def execute(sheet: Sheet, notebooks: Path, outputs: Path) -> Path:
     Raises KdlibError for a parameter that the notebook lacks (papermill alone would only warn) and for a failed cell.
     """
     source = notebooks / f"{sheet.notebook}.ipynb"
-    known = papermill.inspect_notebook(str(source))
+    known = papermill.inspect_notebook(_literal(source))
     if unknown := sorted(set(sheet.parameters) - set(known)):
         raise KdlibError(f"{source.name} has no parameter {', '.join(unknown)}; allowed: {', '.join(known)}")
     outputs.mkdir(parents=True, exist_ok=True)
     target = outputs / sheet.name
     try:
-        papermill.execute_notebook(str(source), str(target), sheet.parameters, cwd=str(notebooks), progress_bar=False,
-                                   log_output=False, extra_arguments=["--log-level=CRITICAL"])
+        papermill.execute_notebook(_literal(source), _literal(target), sheet.parameters, cwd=str(notebooks),
+                                   progress_bar=False, log_output=False, extra_arguments=["--log-level=CRITICAL"])
     except papermill.PapermillExecutionError as error:
         raise KdlibError(f"{source.name} failed: {error.ename}: {error.evalue}; see {target}") from error
     return target
+
+
+def _literal(path: Path) -> str:
+    """The path as papermill takes it, which would put parameters where braces are."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _execute(sheets: list[Sheet], notebooks: Path, outputs: Path, jobs: int, bar: tqdm) -> None:

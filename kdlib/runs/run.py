@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +37,7 @@ class Run(NamedTuple):
     def store(self) -> Store:
         """What the Steps read and wrote: store/ in the folder, or where store.url says."""
         place = self.folder / "store.url"
-        return Store(place.read_text() if place.exists() else str(self.folder / "store"))
+        return Store(place.read_text() if place.exists() else self.folder / "store")
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -72,7 +73,8 @@ class Run(NamedTuple):
     @property
     def partition(self) -> pd.DataFrame:
         """client, label, items, draws, moved, unused: see kdlib.data.partition.table."""
-        return pd.read_parquet(self.folder / "partition.parquet")
+        with (self.folder / "partition.parquet").open("rb") as file:  # by its name, `a=1` in a folder's were a column
+            return pd.read_parquet(file)
 
     def _with_architecture(self, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         models = {*self.experiment.client_names, *self.experiment.architectures}
@@ -80,6 +82,14 @@ class Run(NamedTuple):
         architectures: list[Any] = [self.experiment.architecture_of(subject) if subject in models else None
                                     for subject in frame["subject"]]  # Any: pandas-stubs has no None in a column
         return frame.assign(architecture=architectures)
+
+
+def below(runs: str | Path) -> Path:
+    """The folder of runs. Raises KdlibError where it is a URL: a folder `s3:` would be made here without a word."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(runs)):
+        raise KdlibError(f"{runs} is a URL, and runs lie in a folder; allowed: the folder's path, and `--store URL` "
+                         "(of kdlib.run store=URL) for what the Steps read and write")
+    return Path(runs)
 
 
 def load(folder: str | Path) -> Run:
