@@ -11,18 +11,21 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from kdlib.errors import KdlibError
+from kdlib.files import content
 from kdlib.invoke.steps import Record
 from kdlib.invoke.strategy import strategy_of
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store import names
 from kdlib.store.store import JSON, Store
 
+LARGEST = 2**20  # bytes of experiment.json
+
 
 class Run(NamedTuple):
     """A run is its folder.
 
-    experiment.json, machine.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its repetitions),
-    store/, and result.json once it is complete.
+    experiment.json, machine.json, data.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its
+    repetitions), store/, and result.json once it is complete.
     """
 
     folder: Path
@@ -38,6 +41,15 @@ class Run(NamedTuple):
         """What the Steps read and wrote: store/ in the folder, or where store.url says."""
         place = self.folder / "store.url"
         return Store(place.read_text() if place.exists() else self.folder / "store")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """notes: what was strange about the data; unknown: shares of a text's characters (kdlib.data.splits.RunData).
+
+        Empty of a run that was made before kdlib wrote them down.
+        """
+        path = self.folder / "data.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -96,7 +108,7 @@ def load(folder: str | Path) -> Run:
     """The run in `folder`. Raises KdlibError where there is none."""
     folder = Path(folder)
     try:
-        return Run(folder, from_json((folder / "experiment.json").read_text()))
+        return Run(folder, from_json(content(folder / "experiment.json", LARGEST)))
     except OSError as error:
         raise KdlibError(f"{folder} holds no run: {error.strerror}: experiment.json") from error
 

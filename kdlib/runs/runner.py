@@ -47,6 +47,8 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     store, runs = store and absolute(store), below(runs)
     expect_fit(experiment)  # before anything is written
     drawn = sets.prepare(experiment)
+    for note in drawn.notes:
+        log.warning("kdlib: %s", note)
     key = experiment.key(drawn.hashes)
     folder = runs / key
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -120,6 +122,7 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
             deploy(experiment, drawn, Run(place, experiment).store).to_parquet(file)
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))
+        (place / "data.json").write_text(json.dumps({"notes": drawn.notes, "unknown": drawn.unknown}, indent=2))
         place.rename(folder)
 
 
