@@ -130,7 +130,7 @@ def test_only_a_strategy_may_follow_the_colon():
     (GOOD + "[settings]\nstrategy = 'feddf'", "settings.strategy is none of a task's"),
     (GOOD + "#" * 2**20, "own.toml has more than 1,048,576 bytes; allowed: no more"),
     (GOOD.replace("[10, 12, 3]", "[3, 10, 12]"), "seems to have the channels first"),
-    (TEXTS.replace("window", 'characters = "aab"\nwindow'), "characters: 'a' stand there twice; allowed: each character"),
+    (TEXTS.replace("window", 'characters = "aab"\nwindow'), "characters: 'a' stand there twice; allowed: each"),
     (TEXTS.replace("window", 'characters = "a"\nwindow'), "characters: .*at least 2 characters"),
     (TEXTS.replace("window", "unknown = 2\nwindow"), "unknown: .*less than or equal to 1"),
     (GOOD.replace("shape", "pixels = 0\nshape"), "pixels: .*greater than or equal to 1"),
