@@ -31,7 +31,8 @@ def own(own_data):
     def made(shape=(10, 10), public=(3,), strategy="alone", pixels=255, **instead):
         arrays = {"x_train": X, "y_train": Y, "x_test": X[:60], "y_test": Y[:60]} | instead
         own_data(**arrays)
-        chosen = Task(name="own", shape=shape, pixels=pixels, private=Source(name="own", classes=(0, 1, 2)),
+        white = {} if pixels == 255 else {"pixels": pixels}
+        chosen = Task(name="own", shape=shape, **white, private=Source(name="own", classes=(0, 1, 2)),
                       public=Source(name="own" if public else "rest", classes=public))
         if not public:
             own_data("rest", **arrays)
