@@ -57,7 +57,7 @@ def test_a_run_is_its_folder(strategy, runs):
     assert loaded == the_run and loaded.experiment == the_run.experiment
     assert loaded.key == the_run.experiment.key(sets.prepare(the_run.experiment).hashes)
     assert {path.name for path in the_run.folder.iterdir()} == {
-        "experiment.json", "machine.json", "partition.parquet", "records", "store", "result.json"}
+        "experiment.json", "machine.json", "data.json", "partition.parquet", "records", "store", "result.json"}
     assert not [path for path in the_run.folder.parent.iterdir() if path.name.endswith((".new", ".part"))]
 
 
