@@ -17,7 +17,7 @@ BIN := .venv/bin
 .PHONY: reproduce lint test test-lowest .tests-lowest test-long test-faults test-containers test-browser bench estimates lab notebooks lock clean
 
 reproduce: .venv/installed
-	$(BIN)/kdlib reproduce --task $(TASK) --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) $(JOBS:%=--jobs %)
+	$(BIN)/kdlib reproduce --task "$(TASK)" --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) $(JOBS:%=--jobs %)
 
 # Home and temporary files go below .tmp, so that the tests change nothing outside the checkout.
 TESTS = mkdir -p .tmp/home && HOME=$(CURDIR)/.tmp/home TMPDIR=$(CURDIR)/.tmp $(BIN)/python -m pytest

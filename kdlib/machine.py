@@ -7,10 +7,16 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "lightning", "numpy", "scikit-learn", "kdlib")
+# Variables by which libraries leave some of the CPU's instructions unused, which changes last bits.
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS")
 
 
 def machine() -> dict:
-    """cpu (name), flags (its instruction sets), cores, memory (GiB), python, and the packages' versions."""
+    """cpu (name), flags (its instruction sets), cores, memory (GiB), python, and the packages' versions.
+
+    limits: of LIMITS those that are set, where any is.
+    """
+    limits = {name: value for name in LIMITS if (value := os.environ.get(name))}
     facts = dict(line.split(":", 1) for line in _lines("/proc/cpuinfo") if ":" in line)
     cpu = {name.strip(): value.strip() for name, value in facts.items()}
     pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -22,14 +28,16 @@ def machine() -> dict:
         "system": platform.system(),
         "python": platform.python_version(),
         **{name: version(name).partition("+")[0] for name in PACKAGES},
+        **({"limits": limits} if limits else {}),
     }
 
 
 def difference(before: dict) -> str:
     """What of `before`, an earlier `machine()`, is other here and can change bytes; empty where nothing is."""
     now = machine()
-    return ", ".join(f"{name} {before.get(name)} there, {now[name]} here" for name in now
-                     if name not in ("cores", "memory", "cpu", "kdlib") and before.get(name) != now[name])
+    names = dict.fromkeys([*now, "limits"])
+    return ", ".join(f"{name} {before.get(name)} there, {now.get(name)} here" for name in names
+                     if name not in ("cores", "memory", "cpu", "kdlib") and before.get(name) != now.get(name))
 
 
 def has_bf16() -> bool:

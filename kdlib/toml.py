@@ -8,6 +8,9 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from kdlib.errors import KdlibError
+from kdlib.files import content
+
+LARGEST = 2**20  # bytes, far above any of kdlib's files
 
 T = TypeVar("T")
 
@@ -36,12 +39,14 @@ def read(path: Path, what: str, build: Callable[[dict], T], parse_float: Callabl
     Raises KdlibError where the file cannot be read, is no TOML, or says what cannot be.
     """
     try:
-        return build(tomllib.loads(path.read_text(encoding="utf-8"), parse_float=parse_float))
+        values = tomllib.loads(content(path, LARGEST).decode(), parse_float=parse_float)
     except OSError as error:
         raise KdlibError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number may be too long, and brackets too deep
         raise KdlibError(f"{path} is not a TOML file: {error}") from error
-    except (ValidationError, TypeError) as error:
+    try:
+        return build(values)
+    except (ValidationError, TypeError, RecursionError) as error:
         raise KdlibError(f"{what} {path}: {one_line(error)}") from error
 
 
@@ -62,5 +67,12 @@ def one_line(error: Exception) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"unknown setting '{where}'"
-    shown = "" if first["type"] in ("missing", "value_error") else f", not {str(first['input'])[:60]!r}"
+    shown = "" if first["type"] in ("missing", "value_error") else f", not {_shown(first['input'])}"
     return f"{where}: {message[0].lower() + message[1:]}{shown}" if where else message
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(str(value)[:60])
+    except (ValueError, RecursionError):  # Python writes no numbers of over 4,300 digits
+        return "something too large to be shown"

@@ -58,6 +58,17 @@ def test_a_machine_differs_from_another_in_what_decides_bytes_alone():
     assert f"{here['cores']} cores" in machine.hardware()
 
 
+def test_variables_that_hold_the_cpus_instructions_back_are_kept_with_a_run_and_told(monkeypatch):
+    before = machine.machine()
+    assert "limits" not in before, "one of them is set where the tests run"
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert machine.machine()["limits"] == {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    assert machine.difference(before) == "limits None there, {'ONEDNN_MAX_CPU_ISA': 'AVX2'} here"
+    held = machine.machine()
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+    assert machine.difference(held) == "limits {'ONEDNN_MAX_CPU_ISA': 'AVX2'} there, None here"
+
+
 def test_the_peak_of_memory_is_the_process_own():
     code = "from kdlib.machine import peak_memory; print(peak_memory())"
     ballast = bytearray(300 * 2**20)  # what the child must not be charged with

@@ -52,10 +52,15 @@ def partition(
     drawn = sets.prepare(experiment)
     parts = law.partition(experiment, drawn.private.y, drawn.private.owner)
     table = law.table(parts, drawn.private.y, experiment.client_names, drawn.roles)
+    for note in drawn.notes:
+        typer.echo(f"kdlib: {note}", err=True)
     if csv:
         typer.echo(table.to_csv(index=False), nl=False)
     elif drawn.roles:
         typer.echo(table.groupby(["client", "role"])["items"].sum().reset_index().to_string(index=False))
+        if drawn.unknown:
+            typer.echo("characters that the vocabulary lacks: " + ", ".join(
+                f"{share:.2%} of the {name} text" for name, share in drawn.unknown.items()))
     else:
         typer.echo(table.pivot(index="client", columns="label", values="items").fillna(0).astype(int).to_string())
         typer.echo(f"{clients} clients of {len(parts.parts[0])} items, {parts.unused} unused; mean label entropy "

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,4 +96,18 @@ def numbers(name: str, text: str, kind: type) -> list:
         raise KdlibError(f"--{name} {text!r}: allowed: numbers separated by blanks") from error
     if not found:
         raise KdlibError(f"--{name} is empty; allowed: at least one number")
+    return found
+
+
+def names(option: str, text: str) -> list[str]:
+    """The names in `text`, or the one file that it is, blanks and all. Raises KdlibError where there are none."""
+    if Path(text).is_file():
+        return [text]
+    try:
+        found = shlex.split(text)
+    except ValueError as error:
+        raise KdlibError(f"--{option} {text!r}: {error}; allowed: names separated by blanks, and one with blanks in "
+                         "quotes of its own") from error
+    if not found:
+        raise KdlibError(f"--{option} is empty; allowed: at least one name")
     return found

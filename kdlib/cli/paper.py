@@ -1,12 +1,13 @@
 """`kdlib reproduce`, `claims`, `bench` and `course`: the experiments, claims, speed-ups and notebooks of the paper."""
 
 import inspect
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from kdlib.cli.options import Json, Profile, Runs, numbers
+from kdlib.cli.options import Json, Profile, Runs, names, numbers
 from kdlib.errors import KdlibError
 
 app = typer.Typer()
@@ -17,7 +18,8 @@ Notebooks = Annotated[Path, typer.Option(help="Folder that holds the notebooks."
 @app.command()
 def reproduce(
     tasks: Annotated[str, typer.Option("--tasks", "--task", help="Separated by blanks; a task's name or the path of a "
-                                                                 ".toml file.")] = "digits",
+                                                                 ".toml file, in quotes of its own if it has "
+                                                                 "blanks.")] = "digits",
     profile: Profile = "laptop",
     alphas: Annotated[str, typer.Option(help="Separated by blanks.")] = "100 0.1",
     seeds: Annotated[str, typer.Option(help="Separated by blanks.")] = "0",
@@ -38,7 +40,7 @@ def reproduce(
     from kdlib.paper.grid import Grid, plan
 
     settings = profile, numbers("alphas", alphas, float), numbers("seeds", seeds, int), faults, costs
-    stages = plan([Grid(task, *settings) for task in tasks.split()], notebooks, runs, figures, only or ())
+    stages = plan([Grid(task, *settings) for task in names("tasks", tasks)], notebooks, runs, figures, only or ())
     from kdlib.paper import reproduction  # only now: a mistake is reported before papermill is loaded
 
     made = reproduction.reproduce(stages, runs, notebooks, figures, jobs, kept)
@@ -63,12 +65,13 @@ def claims(
     from kdlib.reports.figures import note
 
     prices = [load_prices(name) for name in tables()]
-    made = {task: paper.made(task, profile, runs) for task in tasks.split()}
+    made = {task: paper.made(task, profile, runs) for task in names("tasks", tasks)}
     rows = [row for task, of_task in made.items()
             for row in paper.findings(of_task, prices, figures, paper.remake(task, profile, of_task))]
     rows += [row for task in made for row in paper.estimated(task, figures)]
     written = paper.write(rows, figures)
-    command = f"kdlib claims --tasks '{' '.join(made)}' --profile {profile}"
+    named = shlex.quote(f"{shlex.join(made)} ").replace(" '", "'")  # in quotes, also where it is one
+    command = f"kdlib claims --tasks {named} --profile {profile}"
     note(written.name, figures, "-", command, [one for of_task in made.values() for one in of_task])
     typer.echo(written)
 

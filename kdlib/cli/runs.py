@@ -125,6 +125,10 @@ def records(run: Run, csv: Csv = False) -> None:
         typer.echo(the_run.table.to_csv(index=False), nl=False)
         return
     typer.echo(summary(the_run))
+    data = the_run.data
+    for line in [*data.get("notes", ()), *(f"{share:.2%} of the characters of the {name} text are not in the vocabulary"
+                                           for name, share in data.get("unknown", {}).items())]:
+        typer.echo(f"data: {line}")
     if len(curve := accuracy_by_architecture(the_run)):
         wide = curve.pivot(index="round", columns="architecture", values="accuracy")
         typer.echo("\naccuracy\n" + wide.round(3).to_string())

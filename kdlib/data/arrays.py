@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kdlib.data.sets import IN_MEMORY, checked
+from kdlib.data.checks import checked
+from kdlib.data.sets import IN_MEMORY
 from kdlib.data.splits import DataSet
 from kdlib.errors import KdlibError
 from kdlib.settings.task import Task
@@ -15,11 +16,11 @@ Items = Literal["image", "text", "other"]
 
 
 def task(name: str, private: Labelled, public: Any, test: Labelled, owners: Labelled | None = None,
-         items: Items | None = None, vocabulary: int | None = None, about: str = "") -> Task:
+         items: Items | None = None, vocabulary: int | None = None, about: str = "", pixels: int = 255) -> Task:
     """A Task of arrays, for `kdlib.make_experiment`; its data live in this process, under the task's name.
 
     private, test: (x, y) of the clients; public: (x, y), or x alone where it has no labels. x: (N, ...) uint8 (divided
-    by 255 when a model sees them), float32 (taken as they are) or integers (tokens); y: integers (N,) from 0.
+    by `pixels` when a model sees them), float32 (taken as they are) or integers (tokens); y: integers (N,) from 0.
     owners: (of the private items, of the test items), numbers or names; then an owner is a client, otherwise a
     Dirichlet law shares the private items out. items: what they are; by default images where x is (N, height, width[,
     channels]), text where x are integers other than uint8, else other. vocabulary: of texts, by default the largest
@@ -40,8 +41,12 @@ def task(name: str, private: Labelled, public: Any, test: Labelled, owners: Labe
     kind = items or ("text" if tokens else "image" if train.x.ndim in (3, 4) else "other")
     if kind == "text" and vocabulary is None:
         vocabulary = 1 + max(int(split.x.max()) for split in (train, tested, shared))
+    if strange := sorted(set(np.unique(tested.y).tolist()) - set(np.unique(train.y).tolist())):
+        raise KdlibError(f"test data of {name}: {np.isin(tested.y, strange).sum()} of {len(tested.y)} labels are like "
+                         f"{strange[0]}, which no private item has; allowed: the private data's labels")
     made = validated(Task, f"task {name}", {
         "name": name, "about": about, "items": kind, "shape": train.x.shape[1:], "vocabulary": vocabulary,
+        "pixels": pixels,
         "shared": "owners" if owners else "dirichlet",
         "private": {"name": name, "classes": np.unique(train.y).tolist()},
         "public": {"name": f"{name}-public", "classes": np.unique(shared.y).tolist() if labelled else ()}})

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from kdlib.data.checks import checked
 from kdlib.data.splits import DataSet, Split
 from kdlib.errors import KdlibError
 
@@ -18,8 +19,6 @@ COLUMNS = {"x": ("image", "x"), "y": ("label", "y"), "owner": ("owner",)}
 
 def load(path: Path) -> DataSet:
     """The data set in that folder. Raises KdlibError where it is none, or of another layout."""
-    from kdlib.data.sets import checked  # which imports this module
-
     try:
         import datasets
     except ImportError as error:

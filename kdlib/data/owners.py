@@ -36,7 +36,8 @@ def share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
     held = np.flatnonzero(np.isin(private.owner, others))
     rows = some(held, held_out(experiment), rng(0, "server", "validation"))
     return RunData(private=joined(parts), validation=private.take(rows)._replace(owner=None), test=joined(of_test),
-                   public=private.take(np.arange(0)), hashes={}, roles=tuple(str(owner) for owner in chosen))
+                   public=private.take(np.arange(0)), hashes={}, roles=tuple(str(owner) for owner in chosen),
+                   able=len(able))
 
 
 def _counted(owners: np.ndarray) -> dict[Any, int]:

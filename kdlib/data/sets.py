@@ -5,23 +5,21 @@ A data set is called by its name and is, in this order: arrays that `kdlib.task`
 """
 
 import os
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from platformdirs import user_cache_dir
 
-from kdlib.data import huggingface, owners, texts
+from kdlib.data import huggingface, npz, owners, texts
+from kdlib.data.checks import checked, expect_items, of_classes, of_pixels
 from kdlib.data.splits import DataSet, RunData, Split, sha256, some
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
-from kdlib.settings.task import Source, Task, TextTask
+from kdlib.settings.task import Task, TextTask
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 OWNERS = ("owner_train", "owner_test")
-LARGEST_FILE = 4 * 2**30  # bytes, unpacked: far above any data set here, far below what hurts a laptop
 LEAST_PUBLIC = 10  # items
 
 IN_MEMORY: dict[str, DataSet] = {}  # see kdlib.data.arrays
@@ -70,28 +68,6 @@ def is_here(name: str) -> bool:
     return name in IN_MEMORY or name == "digits" or (folder() / name).is_dir() or (folder() / f"{name}.npz").is_file()
 
 
-def checked(where: object, x: np.ndarray, y: np.ndarray | None, owner: np.ndarray | None = None) -> Split:
-    """x: uint8, float (as float32) or integers (N, ...); y: integers (N,), None: unlabelled, -1; owner: (N,) or None.
-
-    Raises KdlibError, which names `where`, for anything else.
-    """
-    if x.dtype.kind == "f":
-        x = x.astype(np.float32)
-        if not np.isfinite(x).all():
-            raise KdlibError(f"{where}: {np.count_nonzero(~np.isfinite(x))} numbers are NaN or infinite; allowed: none")
-    elif x.dtype.kind not in "iu":
-        raise KdlibError(f"{where}: items are {x.dtype} {x.shape}; they must be uint8, float32 or integers (N, ...)")
-    if x.ndim < 2:
-        raise KdlibError(f"{where}: items are {x.dtype} {x.shape}; they must be (N, ...)")
-    y = np.full(len(x), -1) if y is None else y
-    if y.dtype.kind not in "iu" or y.shape != x.shape[:1]:
-        raise KdlibError(f"{where}: labels are {y.dtype} {y.shape} for {len(x)} items; they must be {len(x)} integers")
-    if owner is not None and (owner.dtype.kind not in "iuSU" or owner.shape != x.shape[:1]):
-        raise KdlibError(f"{where}: owners are {owner.dtype} {owner.shape} for {len(x)} items; they must be {len(x)} "
-                         "integers or names")
-    return Split(x, y.astype(np.int64), None, owner)
-
-
 def _with(where: str, found: DataSet, needs: Needs) -> DataSet:
     lacks = [word for word, wanted, there in (
         ("labels", needs.labels, (found.train.y >= 0).any()),
@@ -108,16 +84,7 @@ def _with(where: str, found: DataSet, needs: Needs) -> DataSet:
 
 
 def _from_npz(path: Path, needs: Needs) -> DataSet:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > LARGEST_FILE:
-                raise KdlibError(f"{path} unpacks to more than {LARGEST_FILE >> 30} GiB; allowed: less")
-        with np.load(path, allow_pickle=False) as arrays:
-            if missing := [name for name in needs.arrays if name not in arrays.files]:
-                raise KdlibError(f"{path} has no {', '.join(missing)}; it must hold {', '.join(needs.arrays)}")
-            found = {name: arrays[name] for name in needs.arrays}
-    except (zipfile.BadZipFile, ValueError, OSError, EOFError, zlib.error) as error:
-        raise KdlibError(f"{path} is damaged or no .npz file: {' '.join(str(error).split())}") from error
+    found = npz.read(path, needs.arrays)
     train, test = (checked(path, found[f"x_{split}"], found.get(f"y_{split}"), found.get(f"owner_{split}"))
                    if f"x_{split}" in found else None for split in ("train", "test"))
     assert train is not None
@@ -153,6 +120,10 @@ def prepare(experiment: Experiment) -> RunData:
         drawn = _arrays(experiment, task)
     if len(drawn.public.y) < LEAST_PUBLIC:
         raise KdlibError(f"task {task.name} has {len(drawn.public.y)} public items; allowed: at least {LEAST_PUBLIC}")
+    if "validation_items" in type(experiment).model_fields and not len(drawn.validation.y):
+        raise KdlibError(f"task {task.name} has {len(drawn.private.y)} private items, of which none is left to "
+                         f"validate on (a tenth is), as {experiment.strategy} does; allowed: 10 or more, or another "
+                         "strategy")
     return drawn
 
 
@@ -168,9 +139,11 @@ def _arrays(experiment: Experiment, task: Task) -> RunData:
     others = load(task.public.name, Needs(labels=task.labelled_public, test=False))
     for name, data in ((task.private.name, own), (task.public.name, others)):
         for split in data:
-            _expect_items(task, name, split)
-    private, test = (_select(split, task.private, first=0) for split in own)
-    public = _select(others.train, task.public, first=len(task.private.classes))
+            expect_items(task, name, split)
+    private, test = (of_classes(split, task.private, 0, what) for split, what in zip(own, ("training", "test"),
+                                                                                     strict=True))
+    public = of_classes(others.train, task.public, len(task.private.classes), "public")
+    notes = of_pixels(task, private, test, public)
     hashes = {name: sha256(array) for part, split in (("private", private), ("test", test), ("public", public))
               for name, array in ((f"{part}.x", split.x), (f"{part}.y", split.y))}
     if task.by_owners:
@@ -178,7 +151,8 @@ def _arrays(experiment: Experiment, task: Task) -> RunData:
         hashes |= {"private.owner": sha256(private.owner), "test.owner": sha256(test.owner)}
     drawn = (owners.share_out if task.by_owners else _share_out)(experiment, private, test)
     most = experiment.setting("public_items")
-    return drawn._replace(public=_drawn(public, most, experiment.rng(0, "server", "public")), hashes=hashes)
+    return drawn._replace(public=_drawn(public, most, experiment.rng(0, "server", "public")), hashes=hashes,
+                          notes=tuple(notes))
 
 
 def _share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
@@ -194,36 +168,6 @@ def _share_out(experiment: Experiment, private: Split, test: Split) -> RunData:
         validation=private.take(np.sort(tenth[: experiment.setting("validation_items")])),
         test=_drawn(test, experiment.test_items, experiment.rng(0, "server", "test")),
         public=private.take(np.arange(0)), hashes={})
-
-
-def _expect_items(task: Task, name: str, split: Split) -> None:
-    """Raises KdlibError where items are not of the task's shape and kind."""
-    if not len(split.x):
-        return
-    if split.x.shape[1:] != tuple(task.shape):
-        raise KdlibError(f"task {task.name} says {task.items}s of shape {list(task.shape)}, "
-                         f"but {name} has {list(split.x.shape[1:])}")
-    tokens = split.x.dtype.kind == "i" or (split.x.dtype.kind == "u" and split.x.dtype != np.uint8)
-    if tokens != (task.items == "text"):
-        raise KdlibError(f"{name} has {split.x.dtype} items; allowed: uint8 or float32 for {task.items}s"
-                         if tokens else f"{name} has {split.x.dtype} items; allowed: signed integers, which are tokens")
-    if tokens and not 0 <= split.x.min() <= split.x.max() < (task.vocabulary or 0):
-        raise KdlibError(f"{name} has tokens from {split.x.min()} to {split.x.max()}; allowed: 0 to "
-                         f"{(task.vocabulary or 0) - 1}, the task's vocabulary")
-
-
-def _select(split: Split, source: Source, first: int) -> Split:
-    """The items of the source's classes, in their order, labelled first, first + 1, ...; all of unlabelled ones: -1."""
-    if not source.classes:
-        return split._replace(y=np.full(len(split.y), -1))
-    lacking = sorted(set(source.classes) - set(np.unique(split.y).tolist()))
-    if lacking:
-        raise KdlibError(f"{source.name} has no items of class {', '.join(map(str, lacking))}; "
-                         f"its classes are {np.unique(split.y).tolist()}")
-    number = np.full(split.y.max() + 1, -1)
-    number[list(source.classes)] = np.arange(first, first + len(source.classes))
-    labels = number[split.y]
-    return split._replace(y=labels).take(labels >= 0)
 
 
 def _drawn(split: Split, most: int | None, rng: np.random.Generator) -> Split:

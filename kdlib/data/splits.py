@@ -39,7 +39,8 @@ class RunData(NamedTuple):
 
     private: what the clients share out; validation: the server's alone; test: the private test set; public:
     the public training set; hashes: name -> SHA-256 of everything above before any of it was drawn; roles: each
-    client's owner, where the data name them.
+    client's owner, where the data name them; able: how many owners might be clients; notes: what is strange about the
+    data, a line each; unknown: `private`, `public` -> the share, 0-1, of a text's characters that the vocabulary lacks.
     """
 
     private: Split
@@ -48,6 +49,9 @@ class RunData(NamedTuple):
     public: Split
     hashes: dict[str, str]
     roles: tuple[str, ...] = ()
+    able: int = 0
+    notes: tuple[str, ...] = ()
+    unknown: dict[str, float] = {}  # noqa: RUF012  # never changed
 
 
 def held_out(experiment: Experiment) -> int | None:

@@ -1,14 +1,11 @@
 """Carries out one Step, wherever it runs: its handlers, at the experiment's threads, seeded by the Step alone."""
 
-import os
 import time
 from collections.abc import Callable
 
-import torch
-
 from kdlib.invoke.steps import Handler, Part, Record, Step
 from kdlib.invoke.strategy import strategy_of
-from kdlib.learning.engine import expect_device
+from kdlib.learning.determinism import pinned, seeded
 from kdlib.machine import peak_memory
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Session, Store
@@ -19,27 +16,16 @@ Perform = Callable[[Experiment, Store, Step], list[Part]]
 
 def perform(experiment: Experiment, store: Store, step: Step) -> list[Part]:
     """One Part for each Step that `step` consists of; the parts of a fused one share what they read and wrote."""
-    torch.set_num_threads(experiment.threads)
-    if experiment.device != "cpu":
-        _determine(experiment.device)
-    strategy = strategy_of(experiment)
-    handlers = {part.name: strategy.step(part.name).handler for part in step.parts}
-    place = Session(store, strategy.scratch) if len(step.parts) > 1 else store
-    return [_perform_one(handlers[part.name], experiment, place, part) for part in step.parts]
-
-
-def _determine(device: str) -> None:
-    """On a GPU: the kernels that give the same bytes each time. A CPU's do so by themselves."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
-    expect_device(device)
-    torch.use_deterministic_algorithms(True)
-    torch.backends.cudnn.benchmark = False
+    with pinned(experiment.threads, experiment.device):
+        strategy = strategy_of(experiment)
+        handlers = {part.name: strategy.step(part.name).handler for part in step.parts}
+        place = Session(store, strategy.scratch) if len(step.parts) > 1 else store
+        return [_perform_one(handlers[part.name], experiment, place, part) for part in step.parts]
 
 
 def _perform_one(handler: Handler, experiment: Experiment, store: Store | Session, step: Step) -> Part:
     clock = time.perf_counter()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(experiment.entropy(step.round, step.subject, step.name))
+    with seeded(experiment.entropy(step.round, step.subject, step.name), experiment.device):
         metrics = handler(experiment, store, step.round, step.subject)
     return Part(step=step.name, round=step.round, seconds=time.perf_counter() - clock, metrics=metrics)
 

@@ -2,6 +2,7 @@
 
 import functools
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 from kdlib import registry
@@ -17,26 +18,26 @@ class Errand(NamedTuple):
     """All that a worker needs of a run.
 
     plugins, sources: those of the driving process, which alone says what a worker may import, and which version of it;
-    url: of the store.
+    place: the store's.
     """
 
     key: str
     settings: str
     plugins: tuple[str, ...]
     sources: tuple[tuple[str, str], ...]
-    url: str
+    place: str | Path
 
 
 def errand(key: str, experiment: Experiment, store: Store) -> Errand:
     """What workers have to know of the run."""
     return Errand(key, experiment.model_dump_json(), tuple(registry.plugins()), tuple(experiment.sources.items()),
-                  store.fs.unstrip_protocol(store.root))
+                  store.place)
 
 
 def carry_out(perform: Perform, sent: Errand, step: Step, backend: str) -> tuple[str, float]:
     """In a worker: the Step's Record as JSON, and when it was done; what was read is kept for the next Step."""
     experiment = _experiment(sent.settings, sent.plugins, sent.sources)
-    record = measured(perform, sent.key, experiment, _store(sent.url), Step(*step), backend)
+    record = measured(perform, sent.key, experiment, _store(sent.place), Step(*step), backend)
     return record.model_dump_json(), time.time()
 
 

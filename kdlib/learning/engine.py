@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
 from kdlib.settings.experiment import Experiment
+from kdlib.settings.task import TextTask
+from kdlib.settings.vocabulary import UNKNOWN
 
 PREDICT_BATCH = 128  # activations of more images than this no longer fit the cache of a small core
 
@@ -40,7 +42,8 @@ def keep_freed_memory() -> None:
 
 
 def inputs(experiment: Experiment, x: Tensor, device: str | torch.device | None = None) -> Tensor:
-    """What a model takes of stored items, by their dtype: uint8 / 255 (PAPER: Tasks), float32, or int64 of integers.
+    """What a model takes of stored items, by their dtype: uint8 / 255 (PAPER: Tasks) or another `pixels` of the task,
+    float32, or int64 of integers.
 
     x: (N, *task.shape); images (N, H, W[, C]) become (N, C, H, W), channels last in memory. device: where they go, the
     experiment's by default.
@@ -49,7 +52,7 @@ def inputs(experiment: Experiment, x: Tensor, device: str | torch.device | None 
     if experiment.task.items == "image":
         x = (x.unsqueeze(-1) if x.ndim == 3 else x).permute(0, 3, 1, 2)
     if x.dtype == torch.uint8:
-        return x.float().div_(255)
+        return x.float().div_(experiment.task.pixels)
     return x.float() if x.is_floating_point() else x.long()
 
 
@@ -130,8 +133,11 @@ def predict(experiment: Experiment, model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(experiment: Experiment, model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Top-1 accuracy, 0-1, over all the model's outputs."""
-    return float((predict(experiment, model, x).argmax(1).cpu() == y).sum() / len(y))
+    """Top-1 accuracy, 0-1, over all the model's outputs. A text's UNKNOWN is never right: it is many characters."""
+    right = predict(experiment, model, x).argmax(1).cpu() == y
+    if isinstance(experiment.task, TextTask):
+        right &= y != UNKNOWN
+    return float(right.sum() / len(y))
 
 
 def cross_entropy(experiment: Experiment, model: nn.Module, x: Tensor, y: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
+from kdlib.learning.determinism import pinned
 from kdlib.learning.engine import inputs, placed
 from kdlib.machine import has_bf16
 from kdlib.registry import NETWORKS
@@ -24,7 +25,8 @@ def start(experiment: Experiment, subject: str) -> nn.Module:
     cannot carry it out.
     """
     architecture = experiment.architecture_of(subject)
-    model = _built(experiment, architecture)
+    with pinned(experiment.threads, experiment.device):
+        model = _built(experiment, architecture)
     if experiment.precision == "bf16" and not has_bf16() and any(isinstance(m, nn.LSTM) for m in model.modules()):
         raise KdlibError("precision bf16: this CPU has none in hardware, which LSTMs need; allowed here: fp32")
     for module in model.modules():
@@ -37,8 +39,9 @@ def expect_fit(experiment: Experiment) -> None:
     """Build each architecture and try it on two items. Raises KdlibError where one does not fit the task."""
     for name in experiment.architectures:
         model = start(experiment, name)
-        for training in (False, True):  # some networks answer another way while they train
-            _expect_logits(experiment, name, model.train(training))
+        with pinned(experiment.threads, experiment.device):
+            for training in (False, True):  # some networks answer another way while they train
+                _expect_logits(experiment, name, model.train(training))
         try:
             safetensors.torch.save({key: tensor.contiguous() for key, tensor in model.state_dict().items()})
         except Exception as error:  # tensors that share memory, or a state that is no tensor
@@ -82,6 +85,7 @@ def register_network(name: str, build: Callable[..., nn.Module], items: str | No
 
 
 @functools.lru_cache(maxsize=256)
+@pinned()
 def work(experiment: Experiment, architecture: str) -> int:
     """Multiply-accumulates of the architecture's forward pass on one item: the one count of a model's work."""
     from torch.utils.flop_counter import FlopCounterMode  # seconds of imports, which most runs need not wait for

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import os
 import warnings
 from typing import Literal
 
@@ -64,5 +65,13 @@ def make_optimizer(experiment: Experiment, model: nn.Module) -> torch.optim.Opti
 
 @functools.cache
 def _fabric(device: str, precision: str) -> Fabric:
-    """One a process: to make it takes longer than a short Step's work. No cluster's environment is looked for."""
-    return Fabric(accelerator=device, devices=1, precision=PRECISION[precision], plugins=[LightningEnvironment()])
+    """One a process: to make it takes longer than a short Step's work.
+
+    It takes no orders but these: neither a cluster's variables nor those of Fabric's own command line are looked for.
+    """
+    launched = os.environ.pop("LT_CLI_USED", None)
+    try:
+        return Fabric(accelerator=device, devices=1, precision=PRECISION[precision], plugins=[LightningEnvironment()])
+    finally:
+        if launched is not None:
+            os.environ["LT_CLI_USED"] = launched

@@ -1,6 +1,8 @@
 """What is reproduced, as sheets: which notebook is executed with which parameters, in which order."""
 
+import itertools
 import os
+import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +11,7 @@ from kdlib.errors import KdlibError
 from kdlib.settings.experiment import make_experiment
 from kdlib.settings.task import load_task
 
+CALLED_FROM = "KDLIB_CALLED_FROM"  # where `kdlib reproduce` was called, for notebooks that it executes elsewhere
 FAULTS = (("02_fedmd", "transfer", "lost"), ("02_fedmd", "alignment", "permuted"), ("03_feddf", "kl", "reverse"))
 
 
@@ -47,8 +50,15 @@ class Grid(NamedTuple):
         """Of the shell, for a caption or an index."""
         alphas = "" if self.alphas == [None] else f" --alphas '{' '.join(f'{alpha:g}' for alpha in self.alphas)}'"
         flags = " --faults" * self.faults + " --costs" * self.costs
-        return (f"kdlib reproduce --task {self.task} --profile {self.profile}{alphas} "
+        return (f"{self.call(self.task)} --profile {self.profile}{alphas} "
                 f"--seeds '{' '.join(map(str, self.seeds))}'{flags}")
+
+    @staticmethod
+    def call(task: str) -> str:
+        """`kdlib reproduce --task ...`, a task's file as it is named from where that was called."""
+        if task.endswith(".toml"):
+            task = os.path.relpath(Path(task).resolve(), Path(os.environ.get(CALLED_FROM, ".")).resolve())
+        return f"kdlib reproduce --task {shlex.quote(task)}"
 
     def stages(self, notebooks: Path, runs: Path, figures: Path) -> list[list[Sheet]]:
         """Sheets by stage: those of one stage may run side by side, and read what the stages before it made.
@@ -58,11 +68,17 @@ class Grid(NamedTuple):
         by_roles = load_task(self.task).by_owners
         alphas = [None] if by_roles else self.alphas
         lowest = min((alpha for alpha in alphas if alpha is not None), default=None)
-        for alpha in alphas:
-            make_experiment(self.task, "fedmd", alpha, self.seeds[0], self.profile)
-        pictures = {"figures": os.path.relpath(figures, notebooks)}
-        task = os.path.relpath(self.task, notebooks) if self.task.endswith(".toml") else self.task
-        one = {"task": task, "profile": self.profile, "runs": os.path.relpath(runs, notebooks)}
+        expect_distinct("alphas", alphas)
+        expect_distinct("seeds", self.seeds)
+        for alpha, seed in itertools.product(alphas, self.seeds):
+            make_experiment(self.task, "fedmd", alpha, seed, self.profile)
+
+        def seen(path: str | Path) -> str:  # from the notebooks' folder itself, as that may be a link to another
+            return os.path.relpath(Path(path).resolve(), notebooks.resolve())
+
+        pictures = {"figures": seen(figures)}
+        task = seen(self.task) if self.task.endswith(".toml") else self.task
+        one = {"task": task, "profile": self.profile, "runs": seen(runs)}
         whole = one | pictures | {"alphas": alphas, "seeds": self.seeds}
         grid = [Sheet(notebook, one | {"alpha": alpha, "seed": seed})
                 for seed in self.seeds for alpha in alphas for notebook in ("03_feddf", "02_fedmd")]
@@ -80,6 +96,13 @@ class Grid(NamedTuple):
         return stages
 
 
+def expect_distinct(what: str, values: Sequence[object]) -> None:
+    """Raises KdlibError where one is there twice: it would count as two where it is one."""
+    for value in values:
+        if list(values).count(value) > 1:
+            raise KdlibError(f"--{what} names {value} twice; allowed: each once")
+
+
 def plan(grids: Iterable[Grid], notebooks: Path, runs: Path, figures: Path,
          only: Sequence[str] = ()) -> list[list[Sheet]]:
     """The stages of one grid after the other; with `only`, no other notebooks than these, wherever a grid has them.
@@ -88,6 +111,11 @@ def plan(grids: Iterable[Grid], notebooks: Path, runs: Path, figures: Path,
     """
     if not (notebooks / "04_accuracy.ipynb").is_file():
         raise KdlibError(f"{notebooks} holds no notebooks; call this where the repository is, or give --notebooks")
+    grids = list(grids)
+    names = [Path(grid.task).stem for grid in grids]
+    if twice := [grid.task for grid, name in zip(grids, names, strict=True) if names.count(name) > 1]:
+        raise KdlibError(f"the figures of {' and '.join(twice)} would have the same names; allowed: tasks, or files, "
+                         "of different names")
     stages: list[list[Sheet]] = []
     for grid in grids:
         for stage in grid._replace(costs=grid.costs or bool(only)).stages(notebooks, runs, figures):

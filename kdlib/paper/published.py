@@ -10,6 +10,7 @@ def curves(file: str | Path, task: str) -> pd.DataFrame:
 
     FedDF's published point r is after r + 1 rounds, so it is moved there.
     """
-    table = pd.read_csv(file, comment="#").query("dataset == @task").copy()
+    with Path(file).open(encoding="utf-8") as lines:
+        table = pd.read_csv(lines, comment="#").query("dataset == @task").copy()
     table["round"] += table["strategy"] == "feddf"
     return table

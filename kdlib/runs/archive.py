@@ -9,7 +9,7 @@ from pathlib import Path
 from kdlib.errors import KdlibError
 from kdlib.runs.run import Run
 
-MEMBER = re.compile(r"(experiment|machine|result)\.json|partition\.parquet|records/[a-z]+-[0-9]+\.jsonl")
+MEMBER = re.compile(r"(experiment|machine|data|result)\.json|partition\.parquet|records/[a-z]+-[0-9]+\.jsonl")
 KEY = re.compile(r"[0-9a-f]{16}")
 LARGEST = 256 * 2**20  # bytes of a run, unpacked: 10,000 clients for 20 rounds have less
 EPOCH = (1980, 1, 1, 0, 0, 0)  # equal records give equal archives

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,18 +11,21 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from kdlib.errors import KdlibError
+from kdlib.files import content
 from kdlib.invoke.steps import Record
 from kdlib.invoke.strategy import strategy_of
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store import names
 from kdlib.store.store import JSON, Store
 
+LARGEST = 2**20  # bytes of experiment.json
+
 
 class Run(NamedTuple):
     """A run is its folder.
 
-    experiment.json, machine.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its repetitions),
-    store/, and result.json once it is complete.
+    experiment.json, machine.json, data.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its
+    repetitions), store/, and result.json once it is complete.
     """
 
     folder: Path
@@ -36,7 +40,16 @@ class Run(NamedTuple):
     def store(self) -> Store:
         """What the Steps read and wrote: store/ in the folder, or where store.url says."""
         place = self.folder / "store.url"
-        return Store(place.read_text() if place.exists() else str(self.folder / "store"))
+        return Store(place.read_text() if place.exists() else self.folder / "store")
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """notes: what was strange about the data; unknown: shares of a text's characters (kdlib.data.splits.RunData).
+
+        Empty of a run that was made before kdlib wrote them down.
+        """
+        path = self.folder / "data.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -72,7 +85,8 @@ class Run(NamedTuple):
     @property
     def partition(self) -> pd.DataFrame:
         """client, label, items, draws, moved, unused: see kdlib.data.partition.table."""
-        return pd.read_parquet(self.folder / "partition.parquet")
+        with (self.folder / "partition.parquet").open("rb") as file:  # by its name, `a=1` in a folder's were a column
+            return pd.read_parquet(file)
 
     def _with_architecture(self, rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
         models = {*self.experiment.client_names, *self.experiment.architectures}
@@ -82,11 +96,19 @@ class Run(NamedTuple):
         return frame.assign(architecture=architectures)
 
 
+def below(runs: str | Path) -> Path:
+    """The folder of runs. Raises KdlibError where it is a URL: a folder `s3:` would be made here without a word."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", str(runs)):
+        raise KdlibError(f"{runs} is a URL, and runs lie in a folder; allowed: the folder's path, and `--store URL` "
+                         "(of kdlib.run store=URL) for what the Steps read and write")
+    return Path(runs)
+
+
 def load(folder: str | Path) -> Run:
     """The run in `folder`. Raises KdlibError where there is none."""
     folder = Path(folder)
     try:
-        return Run(folder, from_json((folder / "experiment.json").read_text()))
+        return Run(folder, from_json(content(folder / "experiment.json", LARGEST)))
     except OSError as error:
         raise KdlibError(f"{folder} holds no run: {error.strerror}: experiment.json") from error
 

@@ -21,10 +21,10 @@ from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
 from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.invokers import NAMES, make_invoker
-from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
+from kdlib.runs.run import Run, accuracy_by_architecture, below, busy_seconds, final_bytes
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
-from kdlib.store.store import Store
+from kdlib.store.store import Store, absolute
 
 log = logging.getLogger("kdlib")
 
@@ -42,10 +42,15 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     kdlib.live(); of a complete one, once.
     Raises KdlibError for data that are missing or unfit, and OSError where the folder cannot be written.
     """
+    if store and "{owner}" in store:
+        raise KdlibError(f"the store {store} names an {{owner}}, which a run adds itself; allowed: the URL before it")
+    store, runs = store and absolute(store), below(runs)
     expect_fit(experiment)  # before anything is written
     drawn = sets.prepare(experiment)
+    for note in drawn.notes:
+        log.warning("kdlib: %s", note)
     key = experiment.key(drawn.hashes)
-    folder = Path(runs) / key
+    folder = runs / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         if not folder.exists():
@@ -81,7 +86,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker | None = None, f
         while list((the_run.folder / "records").glob(f"*-{number}.jsonl")):
             number += 1
         with _beside(the_run.folder / "again") as place:
-            store = Store(str(place))
+            store = Store(place)
             deploy(the_run.experiment, drawn, store)
             follow(the_run.experiment, store, the_run.records())
             with _chosen(invoker, the_run.experiment) as means:
@@ -115,9 +120,11 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
     with _beside(folder) as place:
         if store:
             (place / "store.url").write_text(f"{store.rstrip('/')}/{{owner}}/{folder.name}")
-        deploy(experiment, drawn, Run(place, experiment).store).to_parquet(place / "partition.parquet")
+        with (place / "partition.parquet").open("wb") as file:  # a folder's name might be a URL to pandas
+            deploy(experiment, drawn, Run(place, experiment).store).to_parquet(file)
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))
+        (place / "data.json").write_text(json.dumps({"notes": drawn.notes, "unknown": drawn.unknown}, indent=2))
         place.rename(folder)
 
 

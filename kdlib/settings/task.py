@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from kdlib import toml
 from kdlib.errors import KdlibError, meant
 from kdlib.registry import STRATEGIES
-from kdlib.settings.vocabulary import OUTPUTS
+from kdlib.settings.vocabulary import CHARACTERS, FIRST
 
 BUILT_IN = Path(__file__).parent / "tasks"
 
@@ -40,7 +40,8 @@ class Task(BaseModel):
     """What is learnt, and what is shared (PAPER: Tasks).
 
     items: `image`, `text` (numbers of tokens), or `other` (any numbers, for networks of one's own). uint8 items are
-    divided by 255, float ones taken as they are, other integers are tokens.
+    divided by `pixels`, float ones taken as they are, other integers are tokens.
+    pixels: of uint8 items, the number that is white: 255, or 1 where 0 is black and 1 is white.
     shape: of an item: (height, width) or (height, width, channels) in pixels, (tokens,), or any.
     vocabulary: of texts: how many tokens there are, 0 .. vocabulary - 1.
     shared: how the private data come to the clients: `dirichlet` draws (PAPER: Non-IID partitions), or `owners` that
@@ -56,6 +57,7 @@ class Task(BaseModel):
     items: Literal["image", "text", "other"] = "image"
     shape: Annotated[tuple[Size, ...], Field(min_length=1, max_length=4)]
     vocabulary: Annotated[int, Field(ge=2, le=2**20)] | None = None
+    pixels: Annotated[int, Field(ge=1, le=255)] = 255
     shared: Literal["dirichlet", "owners"] = "dirichlet"
     least_train: Annotated[int, Field(ge=2)] = 2
     least_test: Annotated[int, Field(ge=1)] = 1
@@ -69,6 +71,13 @@ class Task(BaseModel):
             raise ValueError(f"shape {list(self.shape)} is none of items {self.items}; allowed: [height, width] or "
                              "[height, width, channels] of an image, each up to 512; [tokens] of a text; else one to "
                              "four numbers")
+        if self.items == "image" and _channels_first(self.shape):
+            raise ValueError(f"shape {list(self.shape)} would be {self.shape[2]} channels of {self.shape[0]} x "
+                             f"{self.shape[1]} pixels, and seems to have the channels first; allowed: [height, width, "
+                             f"channels], here {[*self.shape[1:], self.shape[0]]}, and the arrays likewise, as "
+                             "x.transpose(0, 2, 3, 1) makes them")
+        if self.items == "text" and self.pixels != 255:
+            raise ValueError("pixels are of images and other numbers; allowed: none with items = \"text\"")
         if (self.vocabulary is None) == (self.items == "text"):
             raise ValueError("a text has a vocabulary, anything else has none; allowed: vocabulary = 100 with items = "
                              "\"text\"")
@@ -112,6 +121,10 @@ class Task(BaseModel):
         return len(self.private.classes) + labelled_public * len(self.public.classes)
 
 
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 3 and shape[2] > 4 and (shape[0] <= 4 or shape[0] != shape[1] == shape[2])
+
+
 class Roles(BaseModel):
     """Texts of several writers or speakers, each of which may be a client.
 
@@ -137,7 +150,9 @@ class Text(BaseModel):
 class TextTask(BaseModel):
     """The next character after `window` others (PAPER: Tasks).
 
-    private: the clients' data, a role a client; public: the text that everybody has. Both share one vocabulary.
+    private: the clients' data, a role a client; public: the text that everybody has.
+    characters: the vocabulary of both, each once; unknown: the share, 0-1, of other characters in either that is borne:
+    in the private data they are all one, UNKNOWN, which is never a right answer; from the public data they are dropped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -145,13 +160,27 @@ class TextTask(BaseModel):
     items: ClassVar[str] = "text"
     by_owners: ClassVar[bool] = True
     labelled_public: ClassVar[bool] = True
-    vocabulary: ClassVar[int] = OUTPUTS
+    pixels: ClassVar[int] = 255
 
     name: Name
     about: str = ""
     window: Annotated[int, Field(ge=2, le=1000)]
+    characters: Annotated[str, Field(min_length=2, max_length=20_000)] = CHARACTERS
+    unknown: Annotated[float, Field(ge=0, le=1)] = 0.1
     private: Roles
     public: Text
+
+    @field_validator("characters")
+    @classmethod
+    def _each_once(cls, characters: str) -> str:
+        if twice := [one for one in dict.fromkeys(characters) if characters.count(one) > 1][:5]:
+            raise ValueError(f"{', '.join(map(repr, twice))} stand there twice; allowed: each character once")
+        return characters
+
+    @property
+    def vocabulary(self) -> int:
+        """How many numbers there are: the characters', 0 that pads, and UNKNOWN's."""
+        return FIRST + len(self.characters)
 
     @property
     def shape(self) -> tuple[int]:
@@ -166,7 +195,7 @@ class TextTask(BaseModel):
 
     def outputs(self, labelled_public: bool) -> int:
         """Size of a model's output: the vocabulary, whoever's text it is."""
-        return OUTPUTS
+        return self.vocabulary
 
 
 class Sources(BaseModel):
@@ -176,6 +205,9 @@ class Sources(BaseModel):
 
     private: Source
     public: Source
+
+
+OF_A_RUN = ("strategy", "task", "alpha", "seed")  # settings that no task's file has a say in
 
 
 class TaskFile(BaseModel):
@@ -202,6 +234,13 @@ class TaskFile(BaseModel):
         for name in self.instead:
             if name not in (known := STRATEGIES.names()):
                 raise ValueError(f"instead.{name}: no such strategy{meant(name, known)}; allowed: {', '.join(known)}")
+        return self
+
+    @model_validator(mode="after")
+    def _of_tasks(self) -> Self:
+        if given := [name for name in OF_A_RUN if name in self.settings]:
+            raise ValueError(f"settings.{given[0]} is none of a task's, each run is given its own; allowed: to leave "
+                             f"it out, and `--{given[0]} {self.settings[given[0]]!s:.20}` for a run")
         return self
 
     def of(self, strategy: str | None) -> Task | TextTask:

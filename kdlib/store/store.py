@@ -6,11 +6,13 @@ import json
 import re
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import safetensors
 import safetensors.torch
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from kdlib.errors import Damaged, KdlibError, Missing
@@ -24,14 +26,17 @@ SEAL = {TENSORS: re.compile(rb'.{8}\{"__metadata__":\{"sha256":"([0-9a-f]{64})"'
         JSON: re.compile(rb'\{"sha256":"([0-9a-f]{64})"')}
 ZEROS = "0" * 64
 JSON_LIMIT = 64 * 2**20  # bytes
+SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)(::|://)")  # what a URL begins with, or a chain of them
 
 
 class Store:
     """Objects under one root, each written whole or not at all, and checked by its SHA-256 when it is read.
 
-    url: any that fsspec knows: a folder, memory://name, s3://bucket/prefix (with the AWS_* environment variables) ...
-    With `{owner}` in it, as in s3://bucket/{owner}/run, every owner has a place of its own, to which others need not be
-    let in. A name's first word is its owner (public, client-0000, aggregator), or the first two where it is `private`.
+    url: a Path, which is a folder whatever its name says, or a text: a folder or any URL that fsspec knows, such as
+    memory://name or s3://bucket/prefix (with the AWS_* environment variables). With `{owner}` in the text, as in
+    s3://bucket/{owner}/run, every owner has a place of its own, to which others need not be let in. A name's first word
+    is its owner (public, client-0000, aggregator), or the first two where it is `private`.
+    place: what makes the same Store in another process and from any working directory, where that can be.
     bytes_in, bytes_out: what was read and written through this instance.
     Names are lower-case words joined by `/`; anything else, `..` among it, raises KdlibError.
     Objects called data, test or validation never change: an instance reads each once and keeps it.
@@ -39,18 +44,11 @@ class Store:
     and then raises Unreachable; a folder's OSErrors, such as a full disk, come as they are.
     """
 
-    def __init__(self, url: str) -> None:
-        self.url = url
-        if url.startswith(("s3://", "s3a://")):
-            try:
-                from kdlib.store import s3  # only where it is asked for: it takes half a second to import
-            except ImportError as error:
-                raise KdlibError(f"{url} needs s3fs; allowed: pip install 'kdlib[s3]', or a folder") from error
-            self.fs, self._attempt = s3.filesystem(), s3.patiently
-            self.root = self.fs._strip_protocol(url)
-        else:
-            (self.fs, self.root), self._attempt = fsspec.url_to_fs(url), _once
-        self.base, owned, within = self.root.partition("/{owner}")
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        self.fs, self.root, self._attempt = _folder(url) if isinstance(url, Path) else _located(url)
+        self.place = Path(self.root) if isinstance(url, Path) else str(self.fs.unstrip_protocol(self.root))
+        self.base, owned, within = (self.root, "", "") if isinstance(url, Path) else self.root.partition("/{owner}")
         self._within = f"{within}/" if owned else None
         owner = f"(?P<owner>{OWNER}/){re.escape(within[1:])}/" if owned else "(?P<owner>)"
         self._listed = re.compile(f"{re.escape(self.base)}/{owner}(?P<rest>.+)")
@@ -183,6 +181,36 @@ class Store:
             return json.loads(content)["value"]
         except (ValueError, KeyError, RecursionError) as error:  # sealed, but not by put_json
             raise self._damaged(name, error) from error
+
+
+def absolute(url: str) -> str:
+    """The same URL, a folder's from any working directory. Raises KdlibError where it is no URL, or a chain of them."""
+    scheme = SCHEME.match(url)
+    if scheme and ("::" in url and scheme[1] not in ("file", "local")):
+        raise KdlibError(f"{url} is a chain of URLs, where one is meant; allowed: one URL such as s3://bucket/runs, or "
+                         "the absolute path of a folder")
+    return url if scheme else str(Path(url).expanduser().absolute())
+
+
+def _located(url: str) -> tuple[Any, str, Callable[..., Any]]:
+    """The file system of a URL, its place there, and how a call is made."""
+    url = absolute(url)
+    for scheme in ("file://", "local://"):
+        url = url.removeprefix(scheme)
+    if not SCHEME.match(url):
+        return _folder(Path(url))
+    if not url.startswith(("s3://", "s3a://")):
+        return *fsspec.url_to_fs(url), _once
+    try:
+        from kdlib.store import s3  # only where it is asked for: it takes half a second to import
+    except ImportError as error:
+        raise KdlibError(f"{url} needs s3fs; allowed: pip install 'kdlib[s3]', or a folder") from error
+    fs = s3.filesystem()
+    return fs, fs._strip_protocol(url), s3.patiently
+
+
+def _folder(path: Path) -> tuple[Any, str, Callable[..., Any]]:
+    return LocalFileSystem(), str(path.absolute()), _once
 
 
 def _once(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

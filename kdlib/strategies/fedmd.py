@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from kdlib.cohort.attendance import in_time, last_counted
+from kdlib.errors import KdlibError
 from kdlib.invoke.steps import Stage
 from kdlib.invoke.strategy import (
     SHORT,
@@ -198,6 +199,9 @@ def _converge(experiment: FedMD, model: nn.Module, data: dict[str, Tensor], owne
               epochs: int, patience: int, order: int) -> dict[str, float]:
     """Train on four fifths until the loss on the last fifth stops falling."""
     fifth, rest = _fifth(experiment, data, owner, step)
+    if not len(rest):
+        raise KdlibError(f"{owner} has {len(data['y'])} windows, of which none is left to train on beside those that "
+                         "it stops by; allowed: more of them, or windows that are shorter or farther apart")
     held_x, held_y = data["x"][fifth], data["y"][fifth]
     keep = KeepBest(lambda model: -cross_entropy(experiment, model, held_x, held_y), patience, experiment.min_delta)
     batches = Batches(experiment, data["x"][rest], data["y"][rest], batch, order)

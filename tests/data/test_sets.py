@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kdlib.data import sets
+from kdlib.data import npz, sets
 from kdlib.errors import KdlibError
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_named(damage, own_data):
 
 def test_a_file_that_would_fill_the_memory_is_refused(own_data, monkeypatch):
     own_data()
-    monkeypatch.setattr(sets, "LARGEST_FILE", 1000)
+    monkeypatch.setattr(npz, "LARGEST", 1000)
     with pytest.raises(KdlibError, match="unpacks to more than"):
         sets.load("own")
 

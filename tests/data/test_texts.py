@@ -163,7 +163,8 @@ def test_a_file_that_holds_no_roles_is_refused_in_one_line(content, says, here, 
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    (b"\xff\xfe", "is no UTF-8 text"), (b"", "0 public items; allowed: at least 10"), ("ä".encode() * 999, "0 public")])
+    (b"\xff\xfe", "is no UTF-8 text"), (b"", "0 public items; allowed: at least 10"),
+    ("ä".encode() * 999, "100% of the characters of public book are not in the vocabulary of task own; allowed: 10%")])
 def test_a_file_that_is_no_text_is_refused_in_one_line(content, says, here, own_texts, tmp_path, monkeypatch):
     monkeypatch.setenv("KDLIB_DATA", str(tmp_path))
     (tmp_path / "plays.json.gz").write_bytes((own_texts / "plays.json.gz").read_bytes())
@@ -191,15 +192,16 @@ def real():
     if missing := [name for name in ("shakespeare.json.gz", "nietzsche.txt") if not (sets.folder() / name).is_file()]:
         pytest.skip(f"{', '.join(missing)} not in KDLIB_DATA or the user's cache")
     return (texts.read_roles(sets.folder() / "shakespeare.json.gz", 80),
-            texts.read_text(sets.folder() / "nietzsche.txt", 80, 3))
+            *texts.read_text(sets.folder() / "nietzsche.txt", 80, 3))
 
 
 def test_the_real_texts_are_those_of_leaf_and_keras(real):
-    roles, nietzsche = real
+    roles, nietzsche, share = real
     assert len(roles) == 1129 and sum(windows.number for windows in roles.values()) == 4_226_158
     assert sum(len(windows.by_time[1]) >= 32 for windows in roles.values()) == 578
     dropped = sum(map((sets.folder() / "nietzsche.txt").read_text(encoding="utf-8").count, "_=äæëéÆ"))
     assert dropped > 0 and len(nietzsche.text) == 600_893 - dropped and (nietzsche.text > 1).all()
+    assert share == dropped / 600_893 and all((windows.text > 1).mean() > 0.9 for windows in roles.values())
 
 
 def test_the_paper_profile_takes_a_hundred_roles_and_ten_thousand_windows(real):

@@ -57,7 +57,7 @@ def test_a_run_is_its_folder(strategy, runs):
     assert loaded == the_run and loaded.experiment == the_run.experiment
     assert loaded.key == the_run.experiment.key(sets.prepare(the_run.experiment).hashes)
     assert {path.name for path in the_run.folder.iterdir()} == {
-        "experiment.json", "machine.json", "partition.parquet", "records", "store", "result.json"}
+        "experiment.json", "machine.json", "data.json", "partition.parquet", "records", "store", "result.json"}
     assert not [path for path in the_run.folder.parent.iterdir() if path.name.endswith((".new", ".part"))]
 
 
@@ -255,9 +255,9 @@ def test_again_wants_a_complete_run(fresh):
 
 
 def test_a_step_is_seeded_by_itself_alone(fresh):
-    """Neither the global generator nor the Steps before it matter, and it leaves the generator as it was."""
+    """Neither the global generator nor the Steps before it matter, and it leaves generator and threads as they were."""
     fresh.store.put("client-0000/001/weights", client.start(fresh.experiment, "client-0000").state_dict())
-    step = Step("train", 2, "client-0000")
+    step, threads = Step("train", 2, "client-0000"), torch.get_num_threads()
     found = []
     for seed in (1, 2):
         torch.manual_seed(seed)
@@ -266,7 +266,7 @@ def test_a_step_is_seeded_by_itself_alone(fresh):
         assert torch.equal(torch.random.get_rng_state(), expected)
         found.append(fresh.store.content("client-0000/002/weights"))
     assert found[0] == found[1]
-    assert torch.get_num_threads() == fresh.experiment.threads
+    assert torch.get_num_threads() == threads
 
 
 def test_a_run_begun_on_another_machine_is_said(fresh, caplog):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from kdlib.errors import KdlibError
@@ -118,6 +120,20 @@ def test_only_a_strategy_may_follow_the_colon():
     ("name = ", "not a TOML file"),
     (b"\xff\xfe", "not a TOML file"),
     ("", "field required"),
+    ("a = " + "[" * 20_000, "not a TOML file"),
+    ("a" + ".a" * 20_000 + " = 1", "name: field required|unknown setting|not a TOML file"),
+    (f"name = {'9' * 5000}", "not a TOML file: .*digits"),
+    (f"shape = [0x{'f' * 9000}]\n" + GOOD.replace("shape = [10, 12, 3]", ""), "shape.0: .*too large to be shown"),
+    (GOOD + "[settings]\nseed = 7", "settings.seed is none of a task's, each run is given its own; allowed: to leave "
+                                    "it out, and `--seed 7` for a run"),
+    (GOOD + "[settings]\nalpha = 0.5", "settings.alpha is none of a task's"),
+    (GOOD + "[settings]\nstrategy = 'feddf'", "settings.strategy is none of a task's"),
+    (GOOD + "#" * 2**20, "own.toml has more than 1,048,576 bytes; allowed: no more"),
+    (GOOD.replace("[10, 12, 3]", "[3, 10, 12]"), "seems to have the channels first"),
+    (TEXTS.replace("window", 'characters = "aab"\nwindow'), "characters: 'a' stand there twice; allowed: each"),
+    (TEXTS.replace("window", 'characters = "a"\nwindow'), "characters: .*at least 2 characters"),
+    (TEXTS.replace("window", "unknown = 2\nwindow"), "unknown: .*less than or equal to 1"),
+    (GOOD.replace("shape", "pixels = 0\nshape"), "pixels: .*greater than or equal to 1"),
 ])
 def test_a_bad_file_is_refused_in_one_line(text, says, write):
     with pytest.raises(KdlibError, match=says) as error:
@@ -139,6 +155,19 @@ def test_a_folder_is_no_task(tmp_path):
     (tmp_path / "folder.toml").mkdir()
     with pytest.raises(KdlibError, match="cannot read the task file"):
         load_task(str(tmp_path / "folder.toml"))
+
+
+def test_a_pipe_and_a_device_are_no_tasks(tmp_path):
+    os.mkfifo(tmp_path / "pipe.toml")
+    (tmp_path / "zeros.toml").symlink_to("/dev/zero")
+    for name in ("pipe", "zeros"):
+        with pytest.raises(KdlibError, match=rf"{name}\.toml is a pipe or a device; allowed: a file"):
+            load_task(str(tmp_path / f"{name}.toml"))
+
+
+def test_a_task_of_texts_may_bring_its_own_vocabulary(write):
+    found = load_task(write(TEXTS.replace("window", 'characters = "абв \\n"\nunknown = 0.2\nwindow')))
+    assert (found.characters, found.vocabulary, found.outputs(True), found.unknown) == ("абв \n", 7, 7, 0.2)
 
 
 OTHER = """

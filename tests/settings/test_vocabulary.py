@@ -18,3 +18,10 @@ def test_what_is_no_character_of_the_vocabulary_is_unknown(character):
 
 def test_nothing_is_nothing():
     assert encode("").tolist() == []
+
+
+def test_characters_of_ones_own_are_numbered_from_2_on():
+    assert encode("жзджx", "джз").tolist() == [3, 4, 2, 3, UNKNOWN] and encode("ж", "джз").dtype == np.uint8
+    many = "".join(map(chr, range(0x4E00, 0x4E00 + 400)))
+    assert encode(many, many).tolist() == list(range(2, 402)) and encode(many, many).dtype == np.uint16
+    assert encode("\U0010ffff", "a\U0010ffff").tolist() == [3] and encode("\U0010ffffb", "ac").tolist() == [1, 1]

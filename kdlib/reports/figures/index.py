@@ -28,7 +28,7 @@ def keep(figure: Figure, name: str, folder: str | Path, notebook: str, command: 
         figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
         figure.savefig(folder / f"{name}.svg", dpi=150, metadata={"Date": None, "Creator": None})
     if table is not None:
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.4f")
+        (folder / f"{name}.csv").write_text(table.to_csv(index=False, float_format="%.4f"), encoding="utf-8")
     note(f"{name}.png", folder, notebook, command, runs)
     return folder / f"{name}.png"
 
