@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdlib.errors import KdlibError
 from kdlib.invoke.answers import ask
 from kdlib.invoke.invokers import Base, Outcome
+from kdlib.invoke.metrics import expect_record
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets, token
@@ -201,13 +202,13 @@ class Http(Base):
                                           stop=tenacity.stop_after_attempt(self.tries), reraise=True)
         try:
             seconds = self._seconds(experiment, step)
-            record: Record = await retrying(self._post, key, step, seconds, uuid.uuid4().hex)
+            record: Record = await retrying(self._post, key, experiment, step, seconds, uuid.uuid4().hex)
         except _Passing as error:
             raise Failed(step, f"{error}, {self.tries} times", error.status) from error
         around = max(0.0, time.perf_counter() - clock - record.seconds)
         return record.model_copy(update={"around": around, "queue": min(around, max(0.0, record.started - sent))})
 
-    async def _post(self, key: str, step: Step, seconds: float, request: str) -> Record:
+    async def _post(self, key: str, experiment: Experiment, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
         headers = {"Authorization": f"Bearer {token(self.secret, function, key)}", "X-Request-Id": request}
         if host := self.endpoints[function].host:
@@ -235,8 +236,10 @@ class Http(Base):
             record = Record.model_validate_json(answer.content)
         except ValidationError as error:
             raise Failed(step, f"{url} answered what is no Record: {one_line(error)}", 200) from error
-        if (record.run, Step(record.step, record.round, record.subject)) != (key, step):
-            raise Failed(step, f"{url} answered the Record of another Step", 200)
+        try:
+            expect_record(record, key, experiment, [step])
+        except KdlibError as error:
+            raise Failed(step, f"{url} answered what cannot be: {error}", 200) from error
         return record
 
     @contextlib.asynccontextmanager

@@ -29,7 +29,8 @@ Line = Literal["-", "--", "-.", ":"]
 LONGEST = 600.0  # seconds that a caller waits for a Step, its time in the function's line included; Knative's most
 SHORT = 120.0  # of a Step that does not train
 
-STEP = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a step's name
+STEP = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a step's name, or a metric's
+RESERVED = ("step", "round", "subject", "seconds", "architecture")  # columns of a run's table of Steps
 
 
 class Sizes(NamedTuple):
@@ -100,6 +101,7 @@ class Strategy:
     personal: whether clients go on from models of their own, which then are the result, or from the server's.
     model: (round, subject) -> object of the weights after that round; the subject is a client where models are
     personal, else an architecture.
+    metrics: names of what its steps measure, besides those of kdlib.invoke.metrics.
     keeps: kinds of objects that outlive their round; passing: those that are no result, so not in the final bytes.
     profiles, text_profiles: profile -> its own settings there, and what else with texts.
     probe: experiment -> settings that cut it down to a probe of one round, where it has more than `..._epochs`.
@@ -115,6 +117,7 @@ class Strategy:
     personal: bool = False
     fused: Callable[[Any, Chosen], Iterator[Stage]] | None = None
     selects: str | None = None
+    metrics: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
@@ -137,6 +140,8 @@ class Strategy:
         wrong += [f"{setting} of its profile {profile} is no setting"
                   for profiles in (self.profiles, self.text_profiles) for profile, its in profiles.items()
                   for setting in its if setting not in self.settings.model_fields]
+        wrong += [f"{name} is no name for a metric" for name in self.metrics
+                  if not STEP.fullmatch(name) or name in RESERVED]
         wrong += [f"scratch {kind} is not passing" for kind in self.scratch if kind not in self.passing]
         if wrong:
             raise KdlibError(f"strategy {self.name}: {wrong[0]}; allowed steps: {', '.join(names)}")

@@ -9,10 +9,12 @@ from kdlib.cohort import attendance
 from kdlib.cohort.history import History
 from kdlib.errors import KdlibError
 from kdlib.invoke.invokers import Invoker
+from kdlib.invoke.metrics import diverged, expect_record
 from kdlib.invoke.steps import Record, Stage, Step
 from kdlib.invoke.strategy import Strategy, everybody, strategy_of
+from kdlib.runs.journal import Journal
 from kdlib.runs.progress import Progress
-from kdlib.runs.run import Run, whole_lines
+from kdlib.runs.run import Run
 from kdlib.settings.experiment import Experiment
 from kdlib.settings.shared import Selecting
 from kdlib.store import names
@@ -45,18 +47,17 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
     experiment, strategy = the_run.experiment, strategy_of(the_run.experiment)
     clients = set(experiment.client_names)
     file = the_run.folder / "records" / f"{invoker.name}-{repetition}.jsonl"
-    file.parent.mkdir(exist_ok=True)
-    whole_lines(file, mend=True)
     records = the_run.records(repetition)
     done = {step for record in records for step in record.done}
     history = _history(the_run, store, records) if strategy.selects else None
     chosen, forecast = (history.chosen, history.forecast) if history else 2 * (everybody(experiment),)
     planned = list(strategy.stages(experiment, forecast, fused))
-    with file.open("a") as lines, Progress(experiment.title, sum(len(stage.subjects) for stage in planned),
-                                           [step for stage in planned for step in _left(stage, done)], progress) as bar:
+    with Journal(file) as lines, Progress(experiment.title, sum(len(stage.subjects) for stage in planned),
+                                         [step for stage in planned for step in _left(stage, done)], progress) as bar:
         earlier = None
         for stage in strategy.stages(experiment, chosen, fused):  # each when the last is over: it may depend on it
             if earlier and earlier.round < stage.round:
+                lines.sync()  # first: what a lost Record's Step would read again must still be there
                 sweep(store, strategy, stage.round - 1)
                 if watch:
                     watch(the_run)
@@ -67,8 +68,10 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
             else:
                 came = invoker.run(the_run.key, experiment, store, steps)
             for record in came:
-                lines.write(record.model_dump_json() + "\n")
-                lines.flush()
+                expect_record(record, the_run.key, experiment, steps)
+                for line in diverged(record):
+                    log.warning("kdlib: %s", line)
+                lines.add(record.model_dump_json())
                 if history:
                     history.add(record)
                 bar.tick(record)

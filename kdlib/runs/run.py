@@ -2,19 +2,23 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
+from pydantic import ValidationError
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.metrics import expect_record
 from kdlib.invoke.steps import Record
 from kdlib.invoke.strategy import strategy_of
+from kdlib.runs.journal import whole_lines
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store import names
 from kdlib.store.store import JSON, Store
+from kdlib.toml import one_line
 
 
 class Run(NamedTuple):
@@ -53,9 +57,27 @@ class Run(NamedTuple):
         return found
 
     def records(self, repetition: int = 1) -> list[Record]:
-        """All Records of the run (1) or of a repetition (2 ...), in the order in which they were written."""
+        """All Records of the run (1) or of a repetition (2 ...), in the order in which they were written.
+
+        Raises KdlibError, which names file and line, for what is no Record of this run.
+        """
         files = sorted((self.folder / "records").glob(f"*-{repetition}.jsonl"))
-        return [Record.model_validate_json(line) for file in files for line in whole_lines(file)]
+        read = [record for file in files for record in self._read(file)]
+        done = [step for record in read for step in record.done]
+        if len(set(done)) < len(done):
+            twice = next(step for step, times in Counter(done).items() if times > 1)
+            raise KdlibError(f"{self.folder / 'records'} has {twice.name} of {twice.subject} in round {twice.round} "
+                             "twice; allowed: each Step once")
+        return read
+
+    def _read(self, file: Path) -> Iterator[Record]:
+        for number, line in enumerate(whole_lines(file), 1):
+            try:
+                record = Record.model_validate_json(line)
+                expect_record(record, self.key, self.experiment)
+            except (ValidationError, KdlibError) as error:
+                raise KdlibError(f"{file} line {number} is no Record of this run: {one_line(error)}") from error
+            yield record
 
     @property
     def table(self) -> pd.DataFrame:
@@ -125,13 +147,3 @@ def busy_seconds(records: list[Record]) -> float:
         total += max(0.0, stop - max(start, end))
         end = max(end, stop)
     return total
-
-
-def whole_lines(file: Path, mend: bool = False) -> list[str]:
-    """The file's lines that end; with `mend`, a torn last line is cut off, as it would spoil the next one."""
-    if not file.exists():
-        return []
-    whole, _, torn = file.read_bytes().rpartition(b"\n")
-    if torn and mend:
-        os.truncate(file, len(whole) + bool(whole))
-    return whole.decode().splitlines()

@@ -20,6 +20,7 @@ from kdlib.invoke.invokers import Inline, Invoker
 from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
 from kdlib.runs.driver import Patience, Watch, drive
+from kdlib.runs.journal import write_whole
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
@@ -134,9 +135,7 @@ def _finish(the_run: Run) -> None:
         "seconds": round(busy_seconds(the_run.records()), 2),
         "final_bytes": final_bytes(the_run, the_run.store),
     }
-    beside = the_run.folder / "result.json.part"
-    beside.write_text(json.dumps(result, indent=2))
-    beside.rename(the_run.folder / "result.json")
+    write_whole(the_run.folder / "result.json", json.dumps(result, indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager

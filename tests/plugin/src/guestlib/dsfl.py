@@ -118,7 +118,7 @@ STRATEGY = kdlib.Strategy(
         kdlib.of_client(evaluate, lambda e, n: Work(predicted=1), needs="distil", seconds=QUICK),
     ),
     personal=True, model=kdlib.personal_model,
-    keeps=("consensus",), passing=("trained", "probabilities"),
+    metrics=("entropy",), keeps=("consensus",), passing=("trained", "probabilities"),
     profiles={"smoke": {"distil_epochs": 2}},
 )
 
