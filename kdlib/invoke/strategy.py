@@ -56,7 +56,8 @@ class StepKind:
 
     handler: its name is the step's; carrier: who carries it out, where its subject is no client; work: (experiment,
     sizes) -> what one invocation does, for estimates; needs: the client's step of the same round without which it is
-    not called; seconds: that a caller waits; holds_all: whether it holds the models of all the round's clients at once.
+    not called; seconds: that a caller waits; holds_all: whether it holds the models of all the round's clients at once;
+    leaves: (round, subject) -> the object that it leaves as a part of the result, without which a run is not complete.
     """
 
     handler: Handler
@@ -65,6 +66,7 @@ class StepKind:
     needs: str | None = None
     seconds: float = LONGEST
     holds_all: Callable[[Any], bool] = lambda experiment: False
+    leaves: Callable[[int, str], str] | None = None
 
     @property
     def name(self) -> str:
@@ -73,15 +75,16 @@ class StepKind:
 
 
 def of_client(handler: Handler, work: Callable[[Any, Sizes], Work], needs: str | None = None,
-              seconds: float = LONGEST) -> StepKind:
+              seconds: float = LONGEST, leaves: Callable[[int, str], str] | None = None) -> StepKind:
     """A step that each client does, on its own data; see StepKind."""
-    return StepKind(handler, "client", work, needs, seconds)
+    return StepKind(handler, "client", work, needs, seconds, leaves=leaves)
 
 
 def of_aggregator(handler: Handler, work: Callable[[Any, Sizes], Work], seconds: float = LONGEST,
-                  holds_all: Callable[[Any], bool] = lambda experiment: False) -> StepKind:
+                  holds_all: Callable[[Any], bool] = lambda experiment: False,
+                  leaves: Callable[[int, str], str] | None = None) -> StepKind:
     """A step of the server, or one per architecture; see StepKind."""
-    return StepKind(handler, "aggregator", work, None, seconds, holds_all)
+    return StepKind(handler, "aggregator", work, None, seconds, holds_all, leaves)
 
 
 def of_worker(handler: Handler, work: Callable[[Any, Sizes], Work], seconds: float = LONGEST) -> StepKind:
@@ -159,6 +162,11 @@ class Strategy:
                 return step
         raise KdlibError(f"{self.name} has no step {name[:40]}; allowed: "
                          f"{', '.join(step.name for step in self.steps)}")
+
+    def left_by(self, step: Step) -> str | None:
+        """The object of the result that the Step leaves, None where it leaves none; see StepKind.leaves."""
+        leaves = self.step(step.name).leaves
+        return leaves(step.round, step.subject) if leaves else None
 
     def carrier(self, step: str, subject: str) -> Carrier:
         """Who carries out that Step, fused or not, by or for that subject."""

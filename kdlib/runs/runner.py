@@ -19,6 +19,7 @@ from kdlib.errors import KdlibError
 from kdlib.invoke.invokers import Inline, Invoker
 from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
+from kdlib.runs import files
 from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.journal import write_whole
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
@@ -86,7 +87,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
             follow(the_run.experiment, store, the_run.records())
             drive(the_run, store, invoker, number, progress, fused)
             wanted: str = the_run.final["final_bytes"]
-            own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
+            own = final_bytes(the_run, the_run.store) if the_run.has_store else wanted
             return final_bytes(the_run, store, number) == wanted == own
 
 
@@ -112,9 +113,10 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
     if wanted and wanted > items:
         log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
     with _beside(folder) as place:
+        url = f"{store.rstrip('/')}/{{owner}}/{folder.name}" if store else str(place / "store")
         if store:
-            (place / "store.url").write_text(f"{store.rstrip('/')}/{{owner}}/{folder.name}")
-        deploy(experiment, drawn, Run(place, experiment).store).to_parquet(place / "partition.parquet")
+            (place / "store.url").write_text(url)
+        deploy(experiment, drawn, Store(url)).to_parquet(place / "partition.parquet")
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))
         place.rename(folder)
@@ -144,7 +146,7 @@ def _locked(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         with lock:
-            if folder.exists() and (changed := difference(json.loads((folder / "machine.json").read_text()))):
+            if folder.exists() and (changed := difference(files.machine(folder / "machine.json"))):
                 log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
             yield
     except filelock.Timeout as error:

@@ -15,6 +15,8 @@ VALIDATION = "aggregator/validation"
 EXPERIMENT = "public/experiment"
 SOURCES = "public/sources"  # of strategies and networks that are not kdlib's own
 
+COHORTS = "public/cohort/"  # what they are called that say who was in time
+
 OF_ROUND = re.compile(r"(?P<owner>[^/]+)/(?P<round>[0-9]{3})/(?P<kind>[^/]+)")
 
 
@@ -54,7 +56,7 @@ def selection(round_: int) -> str:
 
 def cohort(round_: int) -> str:
     """The clients that were in time, by step."""
-    return f"public/cohort/{round_:03}"
+    return f"{COHORTS}{round_:03}"
 
 
 def record(function: str, round_: int, subject: str, step: str) -> str:

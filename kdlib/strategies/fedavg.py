@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from kdlib.cohort.attendance import in_time
 from kdlib.cohort.selection import chosen_of
 from kdlib.invoke.steps import Stage
-from kdlib.invoke.strategy import SHORT, Chosen, Strategy, Work, of_aggregator, of_client, server_model
+from kdlib.invoke.strategy import (
+    SHORT,
+    Chosen,
+    Strategy,
+    Work,
+    of_aggregator,
+    of_client,
+    personal_model,
+    server_model,
+)
 from kdlib.learning.client import load, mean, save, start, test_accuracy, train_privately
 from kdlib.settings.shared import Selecting
 from kdlib.store.names import named
@@ -88,8 +97,8 @@ def averaged(store: Store, round_: int, clients: list[str]) -> dict[str, Tensor]
 STRATEGY = Strategy(
     name="fedavg", title="FedAvg", settings=FedAvg, workflow=workflow,
     steps=(
-        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs)),
-        of_aggregator(average, lambda e, n: Work(gathered=e.clients_per_round), seconds=SHORT),
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs), leaves=personal_model),
+        of_aggregator(average, lambda e, n: Work(gathered=e.clients_per_round), seconds=SHORT, leaves=server_model),
         of_aggregator(evaluate, lambda e, n: Work(predicted=1), seconds=SHORT),
     ),
     selects="train", model=server_model, passing=("samples",),

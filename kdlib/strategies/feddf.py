@@ -20,7 +20,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib.invoke.steps import Stage
-from kdlib.invoke.strategy import SHORT, Chosen, Sizes, Strategy, Work, of_aggregator, of_client, server_model
+from kdlib.invoke.strategy import (
+    SHORT,
+    Chosen,
+    Sizes,
+    Strategy,
+    Work,
+    of_aggregator,
+    of_client,
+    personal_model,
+    server_model,
+)
 from kdlib.learning.client import alignment_rows, fit, load, mean, save
 from kdlib.learning.engine import Batches, KeepBest, Targets, accuracy, predict
 from kdlib.settings.experiment import Batch, Count
@@ -136,9 +146,11 @@ def _distilling(experiment: FedDF, sizes: Sizes) -> Work:
 STRATEGY = Strategy(
     name="feddf", title="FedDF", settings=FedDF, workflow=workflow,
     steps=(
-        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs, predicted=n.aligned)),
-        of_aggregator(teach, lambda e, n: Work(gathered=n.aligned * e.clients_per_round), seconds=SHORT),
-        of_aggregator(distil, _distilling, holds_all=lambda e: e.teachers == "recomputed"),
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs, predicted=n.aligned),
+                  leaves=personal_model),
+        of_aggregator(teach, lambda e, n: Work(gathered=n.aligned * e.clients_per_round), seconds=SHORT,
+                      leaves=lambda r, server: named("public", r, "teacher")),
+        of_aggregator(distil, _distilling, holds_all=lambda e: e.teachers == "recomputed", leaves=server_model),
         of_aggregator(evaluate, lambda e, n: Work(predicted=1), seconds=SHORT),
     ),
     selects="train", model=server_model,

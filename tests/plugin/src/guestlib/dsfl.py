@@ -113,8 +113,10 @@ STRATEGY = kdlib.Strategy(
     steps=(
         kdlib.of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs)),
         kdlib.of_client(predict, lambda e, n: Work(predicted=n.aligned), needs="train", seconds=QUICK),
-        kdlib.of_aggregator(sharpen, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=QUICK),
-        kdlib.of_client(distil, lambda e, n: Work(trained=n.aligned * e.distil_epochs), needs="train"),
+        kdlib.of_aggregator(sharpen, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=QUICK,
+                            leaves=lambda r, server: named("public", r, "consensus")),
+        kdlib.of_client(distil, lambda e, n: Work(trained=n.aligned * e.distil_epochs), needs="train",
+                        leaves=kdlib.personal_model),
         kdlib.of_client(evaluate, lambda e, n: Work(predicted=1), needs="distil", seconds=QUICK),
     ),
     personal=True, model=kdlib.personal_model,
