@@ -94,13 +94,13 @@ class Door:
 
     async def _record(self, request: Request, about: dict[str, object]) -> str:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        run = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
+        claims = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
         try:
             call = Call.model_validate_json(await _body(request))
         except ValidationError as error:
             raise Refusal(400, f"not a Step: {one_line(error)}") from error
         about |= call.model_dump()
-        if call.run != run:
+        if call.run != claims.run:
             raise Forbidden("the token is for another run")
         if self.waiting >= LINE:
             raise Refusal(503, f"{LINE} calls wait already; try again", **{"Retry-After": "1"})
@@ -111,7 +111,7 @@ class Door:
                     raise ClientDisconnect
                 log.info("begun", extra={"about": about})
                 return await asyncio.get_running_loop().run_in_executor(
-                    self.thread, self.instance.carry_out, call.run, Step(call.step, call.round, call.subject))
+                    self.thread, self.instance.carry_out, claims, Step(call.step, call.round, call.subject))
         finally:
             self.waiting -= 1
 

@@ -210,7 +210,8 @@ class Http(Base):
 
     async def _post(self, key: str, experiment: Experiment, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
-        headers = {"Authorization": f"Bearer {token(self.secret, function, key)}", "X-Request-Id": request}
+        bearer = token(self.secret, function, key, experiment=experiment.fingerprint())
+        headers = {"Authorization": f"Bearer {bearer}", "X-Request-Id": request}
         if host := self.endpoints[function].host:
             headers["Host"] = host
         body = json.dumps({"run": key, "round": step.round, "step": step.name, "subject": step.subject})
