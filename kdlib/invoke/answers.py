@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import httpx
 
+from kdlib.store.store import NAME
+
 LARGEST = 64 * 2**10  # bytes of an answer; a fused Step's Record has about two thousand
 PLAIN = {"", "identity"}  # encodings of an answer: what is compressed may be of any size
 
@@ -31,6 +33,16 @@ class Answer(NamedTuple):
         except (ValueError, TypeError, KeyError, RecursionError):
             said = self.content.decode(errors="replace")
         return printable(str(said), 300) or "nothing"
+
+
+    @property
+    def damaged(self) -> str | None:
+        """Of an error: the object that is its cause, where the function names one."""
+        try:
+            name = json.loads(self.content)["damaged"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return None
+        return name if isinstance(name, str) and NAME.fullmatch(name) else None
 
 
 async def ask(client: httpx.AsyncClient, url: str, headers: dict[str, str], body: bytes,

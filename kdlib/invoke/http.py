@@ -64,9 +64,9 @@ class Endpoints(BaseModel):
 class Failed(KdlibError):
     """A Step that its function did not carry out. status: of the last answer, None where there was none."""
 
-    def __init__(self, step: Step, reason: str, status: int | None) -> None:
+    def __init__(self, step: Step, reason: str, status: int | None, damaged: str | None = None) -> None:
         super().__init__(f"{step.name} of {step.subject} in round {step.round}: {reason}")
-        self.step, self.status = step, status
+        self.step, self.status, self.damaged = step, status, damaged
 
 
 class Http(Base):
@@ -230,7 +230,7 @@ class Http(Base):
         if answer.status in PASSING:
             raise _Passing(f"{url} answered {answer.status}: {answer.reason}", answer.status)
         if answer.status != 200:
-            raise Failed(step, f"{url} answered {answer.status}: {answer.reason}", answer.status)
+            raise Failed(step, f"{url} answered {answer.status}: {answer.reason}", answer.status, answer.damaged)
         if answer.unfit:
             raise Failed(step, f"{url} answered {answer.unfit}", 200)
         try:

@@ -12,7 +12,7 @@ from kdlib.registry import STRATEGIES
 from kdlib.runs.files import json_object, machine
 from kdlib.runs.run import Run, accuracy_by_architecture, load
 
-MEMBER = re.compile(r"(experiment|machine|result)\.json|partition\.parquet|records/[a-z]+-[0-9]+\.jsonl")
+MEMBER = re.compile(r"(experiment|machine|result)\.json|partition\.parquet|(left_out|records/[a-z]+-[0-9]+)\.jsonl")
 WHOLE = ("experiment.json", "machine.json", "partition.parquet", "result.json")  # what none of them lacks
 KEY = re.compile(r"[0-9a-f]{16}")
 LARGEST = 256 * 2**20  # bytes of a run, unpacked: 10,000 clients for 20 rounds have less

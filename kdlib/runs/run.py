@@ -23,12 +23,14 @@ from kdlib.store import names
 from kdlib.store.store import JSON, Store
 from kdlib.toml import one_line
 
+LEFT_OUT = "left_out.jsonl"
+
 
 class Run(NamedTuple):
     """A run is its folder.
 
     experiment.json, machine.json, partition.parquet, records/INVOKER-N.jsonl (N: 1 the run, 2 ... its repetitions),
-    store/, and result.json once it is complete.
+    store/, left_out.jsonl where a round left clients out (kdlib.runs.absences), and result.json once it is complete.
     """
 
     folder: Path

@@ -20,6 +20,7 @@ from kdlib.invoke.invokers import Inline, Invoker
 from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
 from kdlib.runs import files
+from kdlib.runs.absences import left_out
 from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.journal import write_whole
 from kdlib.runs.run import Run, accuracy_by_architecture, busy_seconds, final_bytes
@@ -84,7 +85,7 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker = INLINE, fused:
         with _beside(the_run.folder / "again") as place:
             store = Store(str(place))
             deploy(the_run.experiment, drawn, store)
-            follow(the_run.experiment, store, the_run.records())
+            follow(the_run.experiment, store, the_run.records(), left_out(the_run.folder))
             drive(the_run, store, invoker, number, progress, fused)
             wanted: str = the_run.final["final_bytes"]
             own = final_bytes(the_run, the_run.store) if the_run.has_store else wanted
@@ -102,6 +103,8 @@ def deploy(experiment: Experiment, drawn: sets.RunData, store: Store) -> pd.Data
     if drawn.test.owner is None:
         store.put(names.public("test"), _tensors(drawn.test))
     store.put(names.VALIDATION, _tensors(drawn.validation))
+    items = {name: len(rows) for name, rows in zip(experiment.client_names, parts.parts, strict=True)}
+    store.put_json(names.SIZES, {"clients": items, "public": len(drawn.public.y)})
     store.put_json(names.EXPERIMENT, experiment.model_dump(mode="json"))
     if experiment.sources:
         store.put_json(names.SOURCES, experiment.sources)
@@ -137,6 +140,8 @@ def _finish(the_run: Run) -> None:
         "seconds": round(busy_seconds(the_run.records()), 2),
         "final_bytes": final_bytes(the_run, the_run.store),
     }
+    if absent := sorted({(step.subject, step.round) for step in left_out(the_run.folder)}):
+        result["left_out"] = {client: [round_ for other, round_ in absent if other == client] for client, _ in absent}
     write_whole(the_run.folder / "result.json", json.dumps(result, indent=2, allow_nan=False))
 
 

@@ -3,6 +3,7 @@
     public/data  public/test  private/CLIENT/data  private/CLIENT/test  aggregator/validation   before the first Step
     OWNER/RRR/KIND                    of a round: client-0003/004/weights, public/004/teacher, public/004/ARCHITECTURE
     public/selection/RRR  public/cohort/RRR                     JSON: who was called in the round, and who was in time
+    aggregator/sizes                                            JSON: how many items each client and the public set have
     public/experiment  FUNCTION/records/RRR-SUBJECT-STEP        JSON: for functions
 """
 
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from kdlib.settings.architectures import word
 
 VALIDATION = "aggregator/validation"
+SIZES = "aggregator/sizes"
 EXPERIMENT = "public/experiment"
 SOURCES = "public/sources"  # of strategies and networks that are not kdlib's own
 

@@ -31,16 +31,18 @@ from kdlib.invoke.strategy import (
     personal_model,
     server_model,
 )
-from kdlib.learning.client import alignment_rows, fit, load, mean, save
+from kdlib.learning.client import agreed, alignment_rows, fit, save
 from kdlib.learning.engine import Batches, KeepBest, Targets, accuracy, predict
+from kdlib.learning.models import start
+from kdlib.learning.received import expect_finite, read_logits, read_weights
 from kdlib.settings.experiment import Batch, Count
-from kdlib.settings.shared import Aligned, Validated
+from kdlib.settings.shared import Agreeing, Aligned, Validated
 from kdlib.store.names import VALIDATION, named, public
 from kdlib.store.store import Store
 from kdlib.strategies.fedavg import FedAvg, averaged, called, current, evaluate, train_locally
 
 
-class FedDF(FedAvg, Aligned, Validated):
+class FedDF(FedAvg, Agreeing, Aligned, Validated):
     """Settings of FedDF (PAPER: FedDF, serverless): FedAvg per architecture, then distillation from all clients' mean.
 
     public_items: unlabelled here; alignment_items: how many of them teach in a round.
@@ -79,10 +81,10 @@ def train(experiment: FedDF, store: Store, round_: int, client: str) -> dict[str
 
 
 def teach(experiment: FedDF, store: Store, round_: int, server: str) -> dict[str, float]:
-    """z = 1/C sum_c z_c: the teacher, the mean logits of all this round's clients, of every architecture."""
+    """z = 1/C sum_c z_c: the teacher, over all this round's clients, of every architecture, by the setting `mean`."""
     clients = called(experiment, store, round_)
-    logits = [store.get(named(client, round_, "logits"))["logits"] for client in clients]
-    store.put(named("public", round_, "teacher"), {"logits": mean(logits)})
+    logits = [read_logits(experiment, store, client, round_) for client in clients]
+    store.put(named("public", round_, "teacher"), {"logits": agreed(logits, experiment.mean)})
     return {"clients": len(clients)}
 
 
@@ -95,14 +97,14 @@ def distil(experiment: FedDF, store: Store, round_: int, architecture: str) -> d
     clients = called(experiment, store, round_, architecture)
     student = current(experiment, store, round_, architecture)
     if clients:  # else all of them were late, and it goes on from where it was
-        student.load_state_dict(averaged(store, round_, clients))
+        student.load_state_dict(averaged(experiment, store, round_, clients))
     held = store.get(VALIDATION)
     keep = KeepBest(lambda model: accuracy(experiment, model, held["x"], held["y"]), experiment.patience,
                     every=experiment.score_every)
     x = _alignment_sample(experiment, store, round_)
     teacher: Targets
     if experiment.teachers == "shared":
-        teacher = store.get(named("public", round_, "teacher"))["logits"]
+        teacher = read_logits(experiment, store, "public", round_, "teacher", items=len(x))
     else:
         teacher = Recomputed(experiment, store, round_, x)
     order = experiment.entropy(round_, architecture, "distil/order")
@@ -127,12 +129,17 @@ class Recomputed:
     """The teacher's logits for some rows of x, predicted by every client's model each time they are asked for."""
 
     def __init__(self, experiment: FedDF, store: Store, round_: int, x: Tensor) -> None:
-        self.experiment, self.x = experiment, x
-        self.models = [load(experiment, store, client, named(client, round_, "weights"))
-                       for client in called(experiment, store, round_)]
+        self.experiment, self.store, self.x = experiment, store, x
+        self.models = {}
+        for client in called(experiment, store, round_):
+            name = named(client, round_, "weights")
+            self.models[name] = start(experiment, client)
+            self.models[name].load_state_dict(read_weights(experiment, store, client, name))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return mean([predict(self.experiment, model, self.x[rows]) for model in self.models])
+        logits = [expect_finite(predict(self.experiment, model, self.x[rows]), self.store, name)
+                  for name, model in self.models.items()]
+        return agreed(logits, self.experiment.mean)
 
 
 def _distilling(experiment: FedDF, sizes: Sizes) -> Work:
