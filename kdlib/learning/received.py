@@ -22,13 +22,14 @@ HEADER, OF_A_TENSOR = 4096, 256  # bytes at most that safetensors adds to an obj
 def read_tensors(store: Store, name: str, like: Mapping[str, Tensor], finite: bool = True) -> dict[str, Tensor]:
     """The object's tensors: of the names, shapes and dtypes of `like`, whose values do not matter, and all finite.
 
+    finite: False where the reader wrote it, too: its own training may have diverged, and what is missing is Missing.
     Raises Damaged where they are not, or where the object of a client is not there, though its Step was done.
     """
     most = sum(tensor.nbytes + len(key) + OF_A_TENSOR for key, tensor in like.items()) + HEADER
     try:
         tensors = store.get(name, most)
     except Missing:
-        if name.startswith("client-"):
+        if finite and name.startswith("client-"):
             raise _damaged(store, name, "it is not there") from None
         raise
     if wrong := _unlike(tensors, like) or (finite and _not_finite(tensors)) or _out_of_range(tensors):
