@@ -70,6 +70,8 @@ PUBLIC = {
     "named": "store.names:named",
     "public": "store.names:public",
     "private": "store.names:private",
+    "read_logits": "learning.received:read_logits",
+    "read_weights": "learning.received:read_weights",
     "start": "learning.models:start",
     "load_model": "learning.client:load",
     "save_model": "learning.client:save",

@@ -13,7 +13,10 @@ class KdlibError(Exception):
     """Something the user can mend, said in one line: what was wrong, and what is allowed.
 
     The command line prints the message alone, without a traceback, and exits with 2.
+    damaged: the name of the object in a store that is the cause, None where none is.
     """
+
+    damaged: str | None = None
 
 
 class Missing(KdlibError):
@@ -21,7 +24,11 @@ class Missing(KdlibError):
 
 
 class Damaged(KdlibError):
-    """The object was truncated or altered, or kdlib did not write it."""
+    """The object was truncated or altered, or is not what its owner should have written."""
+
+    def __init__(self, message: str, damaged: str | None = None) -> None:
+        super().__init__(message)  # alone, so that a process can send it to another
+        self.damaged = damaged
 
 
 class Unreachable(KdlibError):

@@ -19,6 +19,7 @@ from kdlib.store.store import Store
 
 ROOT = Path(__file__).parents[1]
 SECRET = "0123456789abcdef" * 4
+VOUCHED = {}  # key -> the fingerprint of the experiment that was deployed
 KEY = "0123456789abcdef"
 TINY = {"architectures": ("cnn2-128-256", "cnn3-64-128-256"), "clients": 2, "rounds": 2, "samples": 20,
         "test_items": 20, "width": 0.03125}
@@ -37,8 +38,14 @@ def tiny(strategy, seed=0, **settings):
 def deployed(url, experiment, key=KEY):
     """The store at `url` (with {owner}, without the key), with the experiment's data laid down in it."""
     store = Store(f"{url}/{key}")
+    VOUCHED[key] = experiment.fingerprint()
     runner.deploy(experiment, sets.prepare(experiment), store)
     return store
+
+
+def bearer_of(subject, run=KEY):
+    """A token of the driver's for that function and run."""
+    return token(SECRET, subject, run, experiment=VOUCHED.get(run))
 
 
 def await_ready(url, seconds=120.0):
@@ -86,8 +93,8 @@ class Function:
 
     def step(self, name, round_, subject=None, run=KEY, bearer=None, **more):
         """POST a Step; the answer."""
-        bearer = token(SECRET, self.subject, run) if bearer is None else bearer
-        return self.client.post("/", headers={"Authorization": f"Bearer {bearer}"},
+        own = bearer_of(self.subject, run) if bearer is None else bearer
+        return self.client.post("/", headers={"Authorization": f"Bearer {own}"},
                                 json={"run": run, "round": round_, "step": name, "subject": subject or self.subject}
                                 | more)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from kdlib.invoke.steps import Part, Record
+from kdlib.invoke.steps import Part, Record, Step
 from kdlib.runs.run import Run
 from kdlib.settings.architectures import network
 from kdlib.settings.task import Source, Task
@@ -22,7 +22,9 @@ def net(architecture, of_task, classes=10, width=1.0, seed=0):
 
 def record(step, subject, seconds, round_=1, metrics=None, **other):
     """A Record of one Step, and what else a test wants to say of it."""
-    parts = other.pop("parts", None) or (Part(step=step, round=round_, seconds=seconds, metrics=metrics or {}),)
+    parts = other.pop("parts", None) or tuple(
+        Part(step=part.name, round=part.round, seconds=seconds, metrics=metrics or {})
+        for part in Step(step, round_, subject).parts)
     told = {"started": 0.0, "around": 0.0, "cold": False, "bytes_in": 0, "bytes_out": 0, "peak_memory": 2**30,
             "threads": 1, "backend": "inline"}
     return Record(run="0" * 16, round=round_, step=step, subject=subject, seconds=seconds, parts=parts, **told | other)
@@ -33,6 +35,6 @@ def run(folder, experiment, records, name="0" * 16):
     place = folder / name
     (place / "records").mkdir(parents=True)
     (place / "experiment.json").write_text(experiment.model_dump_json())
-    lines = "".join(record.model_dump_json() + "\n" for record in records)
+    lines = "".join(record.model_copy(update={"run": name}).model_dump_json() + "\n" for record in records)
     (place / "records" / f"{records[0].backend}-1.jsonl").write_text(lines)
     return Run(place, experiment)

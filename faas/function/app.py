@@ -7,7 +7,7 @@
     200 the Record   400 no such JSON   401 no valid token   403 a token for something else, or another's Step
     404, 405         408, 413 a body too slow or too long    422 the run, or what the Step needs, is not as it must be
     500 a mistake of ours   503 too many wait, or the store is away: the same call may succeed later   507 out of memory
-Every answer but 200 is {"error": one line}.
+Every answer but 200 is {"error": one line}, with "damaged": NAME where an object is the cause.
 """
 
 import asyncio
@@ -55,9 +55,9 @@ class Call(BaseModel):
 class Refusal(Exception):
     """An answer other than 200."""
 
-    def __init__(self, status: int, reason: str, **headers: str) -> None:
+    def __init__(self, status: int, reason: str, damaged: str | None = None, **headers: str) -> None:
         super().__init__(reason)
-        self.status, self.headers = status, headers
+        self.status, self.damaged, self.headers = status, damaged, headers
 
 
 class Door:
@@ -84,7 +84,7 @@ class Door:
         except Exception as error:
             refusal = _refusal(error)
             trace = error if refusal.status == 500 else None
-            answer = _refused(refusal.status, str(refusal), refusal.headers)
+            answer = _refused(refusal.status, str(refusal), refusal.headers, refusal.damaged)
             about["reason"] = str(refusal)
         answer.headers["X-Request-Id"] = name
         about |= {"status": answer.status_code, "seconds": round(time.perf_counter() - clock, 4)}
@@ -94,13 +94,13 @@ class Door:
 
     async def _record(self, request: Request, about: dict[str, object]) -> str:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
-        run = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
+        claims = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
         try:
             call = Call.model_validate_json(await _body(request))
         except ValidationError as error:
             raise Refusal(400, f"not a Step: {one_line(error)}") from error
         about |= call.model_dump()
-        if call.run != run:
+        if call.run != claims.run:
             raise Forbidden("the token is for another run")
         if self.waiting >= LINE:
             raise Refusal(503, f"{LINE} calls wait already; try again", **{"Retry-After": "1"})
@@ -111,7 +111,7 @@ class Door:
                     raise ClientDisconnect
                 log.info("begun", extra={"about": about})
                 return await asyncio.get_running_loop().run_in_executor(
-                    self.thread, self.instance.carry_out, call.run, Step(call.step, call.round, call.subject))
+                    self.thread, self.instance.carry_out, claims, Step(call.step, call.round, call.subject))
         finally:
             self.waiting -= 1
 
@@ -162,11 +162,11 @@ def _refusal(error: Exception) -> Refusal:
         case Unreachable():
             return Refusal(503, line, **{"Retry-After": "1"})
         case KdlibError():
-            return Refusal(422, line)
+            return Refusal(422, line, error.damaged)
         case MemoryError() | RuntimeError() if isinstance(error, MemoryError) or "DefaultCPUAllocator" in line:
             return Refusal(507, "the Step needs more memory than this function may have")
     return Refusal(500, f"the Step failed: {type(error).__name__}: {line}")
 
 
-def _refused(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse({"error": reason}, status, headers)
+def _refused(status: int, reason: str, headers: dict[str, str] | None = None, damaged: str | None = None) -> Response:
+    return JSONResponse({"error": reason} | ({"damaged": damaged} if damaged else {}), status, headers)

@@ -22,8 +22,8 @@ class Identity(NamedTuple):
     store: str
     accepted: tuple[str, ...]
 
-    def admit(self, token: str) -> str:
-        """The run that a bearer token is for. Raises kdlib.invoke.tokens.Unauthorised and Forbidden."""
+    def admit(self, token: str) -> tokens.Claims:
+        """What a bearer token is for. Raises kdlib.invoke.tokens.Unauthorised and Forbidden."""
         return tokens.verified(token, self.accepted, self.subject)
 
 

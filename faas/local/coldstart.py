@@ -131,7 +131,8 @@ class _Ground:
         else:
             self.command = launch.process(function, place._replace(confined=unconfined is None))
         self.records = folder / "store" / "client-0000"
-        self.token = {key: token(place.secret, "client-0000", key, 900) for key in self.keys.values()}
+        self.token = {key: token(place.secret, "client-0000", key, 900, experiments[step].fingerprint())
+                      for step, key in self.keys.items()}
         self.client = httpx.Client(base_url=function.url, trust_env=False, timeout=120)
         self.log = (folder / "log" / "function.log").open("ab")
 

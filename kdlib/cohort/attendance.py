@@ -6,6 +6,7 @@ missed.
 
 from collections.abc import Iterable
 
+from kdlib.errors import Damaged
 from kdlib.store import names
 from kdlib.store.store import Store
 
@@ -24,11 +25,16 @@ def last_counted(store: Store, round_: int, step: str, client: str) -> int:
 
 
 def read(store: Store, round_: int) -> dict[str, list[str]]:
-    """What is written about the round: step -> clients; empty where nobody missed."""
+    """What is written about the round: step -> clients; empty where nobody missed. Raises Damaged."""
     name = names.cohort(round_)
     counted = store.get_json(name) if store.exists(name) else {}
-    assert isinstance(counted, dict)  # as `write` has it
+    if not isinstance(counted, dict) or not all(map(_names_clients, counted.values())):
+        raise Damaged(f"{name} is damaged: it does not say whose Steps count")
     return counted
+
+
+def _names_clients(clients: object) -> bool:
+    return isinstance(clients, list) and all(isinstance(client, str) for client in clients)
 
 
 def write(store: Store, round_: int, step: str, clients: Iterable[str]) -> None:

@@ -5,7 +5,7 @@ A round's choice is stored before anybody acts on it, and so is which of its cal
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from kdlib.cohort import attendance, durations
@@ -92,8 +92,10 @@ def in_turn(experiment: Experiment) -> Chosen:
     return functools.partial(round_robin, experiment)
 
 
-def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> None:
+def follow(experiment: Experiment, store: Store, records: Iterable[Record], left_out: Container[Step] = ()) -> None:
     """Have a run in `store` call the clients that the Records are of, in each round and for each Step, and no others.
+
+    left_out: Steps that were done and do not count.
 
     A client that was called and missed the call has no Record; it is not called again.
     """
@@ -101,7 +103,7 @@ def follow(experiment: Experiment, store: Store, records: Iterable[Record]) -> N
     there: dict[tuple[int, str], list[str]] = defaultdict(list)
     for record in records:
         for step in record.done:
-            if step.round and step.subject in experiment.client_names:
+            if step.round and step.subject in experiment.client_names and step not in left_out:
                 there[step.round, step.name].append(step.subject)
     for (round_, name), clients in there.items():
         if name == selects and experiment.setting("selection") != "round-robin":

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kdlib.errors import Damaged
 from kdlib.settings.shared import Selecting
 from kdlib.store.names import selection
 from kdlib.store.store import Store
@@ -59,11 +60,16 @@ class Past(NamedTuple):
 
 
 def chosen_of(experiment: Selecting, store: Store, round_: int) -> tuple[str, ...]:
-    """The round's clients as they were chosen, in client order; Steps read them here. Raises Missing before that."""
+    """The round's clients as they were chosen, in client order; Steps read them here.
+
+    Raises Missing before that, and Damaged where it says nothing of this experiment's clients.
+    """
     if experiment.selection == "round-robin":
         return round_robin(experiment, round_)
     chosen = store.get_json(selection(round_))
-    assert isinstance(chosen, list)  # as kdlib.cohort.history stored it
+    clients = experiment.client_names
+    if not isinstance(chosen, list) or any(chosen.count(client) != 1 or client not in clients for client in chosen):
+        raise Damaged(f"{selection(round_)} is damaged: it does not say who is called")
     return tuple(chosen)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import json
 import os
 import queue
 import ssl
@@ -18,7 +19,9 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.errors import KdlibError
+from kdlib.invoke.answers import ask
 from kdlib.invoke.invokers import Base, Outcome
+from kdlib.invoke.metrics import expect_record
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.strategy import strategy_of
 from kdlib.invoke.tokens import AGGREGATOR, secrets, token
@@ -61,9 +64,9 @@ class Endpoints(BaseModel):
 class Failed(KdlibError):
     """A Step that its function did not carry out. status: of the last answer, None where there was none."""
 
-    def __init__(self, step: Step, reason: str, status: int | None) -> None:
+    def __init__(self, step: Step, reason: str, status: int | None, damaged: str | None = None) -> None:
         super().__init__(f"{step.name} of {step.subject} in round {step.round}: {reason}")
-        self.step, self.status = step, status
+        self.step, self.status, self.damaged = step, status, damaged
 
 
 class Http(Base):
@@ -72,8 +75,9 @@ class Http(Base):
     endpoints: function -> Endpoint; secret: signs a token for each call; concurrency: calls at a time at most;
     timeouts: seconds by step name, over what the strategy declares; tries: of one Step, with growing waits in between;
     store: URL below which the functions look for a run's objects.
-    What may pass is tried again: a lost or refused connection, no answer in time, 429, 502, 503, 504. A function
-    carries a Step out once, whatever the number of calls, and answers the first Record to each.
+    What may pass is tried again: a lost or refused connection, no whole answer in time, 429, 502, 503, 504. A function
+    carries a Step out once, whatever the number of calls, and answers the first Record to each. How much of an answer
+    is read, says kdlib.invoke.answers.
     """
 
     name = "http"
@@ -198,39 +202,45 @@ class Http(Base):
                                           stop=tenacity.stop_after_attempt(self.tries), reraise=True)
         try:
             seconds = self._seconds(experiment, step)
-            record: Record = await retrying(self._post, key, step, seconds, uuid.uuid4().hex)
+            record: Record = await retrying(self._post, key, experiment, step, seconds, uuid.uuid4().hex)
         except _Passing as error:
             raise Failed(step, f"{error}, {self.tries} times", error.status) from error
         around = max(0.0, time.perf_counter() - clock - record.seconds)
         return record.model_copy(update={"around": around, "queue": min(around, max(0.0, record.started - sent))})
 
-    async def _post(self, key: str, step: Step, seconds: float, request: str) -> Record:
+    async def _post(self, key: str, experiment: Experiment, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
-        headers = {"Authorization": f"Bearer {token(self.secret, function, key)}", "X-Request-Id": request}
+        bearer = token(self.secret, function, key, experiment=experiment.fingerprint())
+        headers = {"Authorization": f"Bearer {bearer}", "X-Request-Id": request}
         if host := self.endpoints[function].host:
             headers["Host"] = host
+        body = json.dumps({"run": key, "round": step.round, "step": step.name, "subject": step.subject})
         async with self._place(function) as url:
             try:
-                answer = await self._client.post(
-                    url, headers=headers, timeout=httpx.Timeout(seconds, connect=CONNECT, pool=None),
-                    json={"run": key, "round": step.round, "step": step.name, "subject": step.subject})
+                async with asyncio.timeout(seconds):  # httpx's own begins anew with every byte
+                    answer = await ask(self._client, url, headers, body.encode(),
+                                       httpx.Timeout(seconds, connect=CONNECT, pool=None))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 raise _Passing(f"{url} cannot be reached") from error
-            except httpx.TimeoutException as error:
+            except (httpx.TimeoutException, TimeoutError) as error:
                 raise _Passing(f"{url} did not answer within {seconds:g} seconds") from error
             except httpx.TransportError as error:
                 raise _Passing(f"{url} hung up without an answer (did the function end, at its memory limit?)") \
                     from error
-        if answer.status_code in PASSING:
-            raise _Passing(f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code)
-        if answer.status_code != 200:
-            raise Failed(step, f"{url} answered {answer.status_code}: {_reason(answer)}", answer.status_code)
+        if answer.status in PASSING:
+            raise _Passing(f"{url} answered {answer.status}: {answer.reason}", answer.status)
+        if answer.status != 200:
+            raise Failed(step, f"{url} answered {answer.status}: {answer.reason}", answer.status, answer.damaged)
+        if answer.unfit:
+            raise Failed(step, f"{url} answered {answer.unfit}", 200)
         try:
             record = Record.model_validate_json(answer.content)
         except ValidationError as error:
             raise Failed(step, f"{url} answered what is no Record: {one_line(error)}", 200) from error
-        if (record.run, Step(record.step, record.round, record.subject)) != (key, step):
-            raise Failed(step, f"{url} answered the Record of another Step", 200)
+        try:
+            expect_record(record, key, experiment, [step])
+        except KdlibError as error:
+            raise Failed(step, f"{url} answered what cannot be: {error}", 200) from error
         return record
 
     @contextlib.asynccontextmanager
@@ -257,12 +267,3 @@ class _Passing(Exception):
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
-
-
-def _reason(answer: httpx.Response) -> str:
-    """What the function said, or whoever answered in its place, as one short line."""
-    try:
-        said = answer.json()["error"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        said = answer.text
-    return " ".join(str(said).split())[:300] or "nothing"

@@ -3,12 +3,16 @@
 import time
 from collections.abc import Callable
 
+from pydantic import ValidationError
+
+from kdlib.errors import KdlibError
 from kdlib.invoke.steps import Handler, Part, Record, Step
 from kdlib.invoke.strategy import strategy_of
 from kdlib.learning.determinism import pinned, seeded
 from kdlib.machine import peak_memory
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Session, Store
+from kdlib.toml import one_line
 
 Perform = Callable[[Experiment, Store, Step], list[Part]]
 """Finds the handlers of a Step's parts, seeds them and runs them."""
@@ -27,7 +31,10 @@ def _perform_one(handler: Handler, experiment: Experiment, store: Store | Sessio
     clock = time.perf_counter()
     with seeded(experiment.entropy(step.round, step.subject, step.name), experiment.device):
         metrics = handler(experiment, store, step.round, step.subject)
-    return Part(step=step.name, round=step.round, seconds=time.perf_counter() - clock, metrics=metrics)
+    try:
+        return Part(step=step.name, round=step.round, seconds=time.perf_counter() - clock, metrics=metrics)
+    except ValidationError as error:
+        raise KdlibError(f"{step.name} of {step.subject} returned no metrics: {one_line(error)}") from error
 
 
 _warm = False

@@ -1,9 +1,17 @@
 """Step, Stage and Record: what is to be done, and what was."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# What a Record may say, whoever sent it; far above what any run has, and so that sums stay finite.
+Round = Annotated[int, Field(ge=0, le=999)]
+Seconds = Annotated[float, Field(ge=0, le=1e10, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(ge=0, lt=2**53)]
+StepName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}([+>][a-z][a-z0-9_]{0,39}){0,15}$")]
+Subject = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.:-]{0,119}$")]
+Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 
 
 class Step(NamedTuple):
@@ -47,10 +55,10 @@ class Part(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")  # a loss may diverge
 
-    step: str
-    round: int
-    seconds: float
-    metrics: dict[str, float]
+    step: StepName
+    round: Round
+    seconds: Seconds
+    metrics: Annotated[dict[Metric, float], Field(max_length=64)]
 
 
 class Record(BaseModel):
@@ -59,27 +67,34 @@ class Record(BaseModel):
     started: Unix time; seconds: in the function; around: the caller's time beyond that, in seconds; queue: seconds of
     `around` between the caller's send and the function's start; cold: the first invocation of its process;
     bytes_in, bytes_out: through the Store; peak_memory: of the process so far, in bytes; threads: of torch; backend:
-    the Invoker; parts: one for each Step carried out, several in a fused invocation (metrics: accuracy 0-1, losses,
-    items, batches).
+    the Invoker; parts: one for each Step carried out, in order, several in a fused invocation (metrics: see
+    kdlib.invoke.metrics).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    run: str
-    round: int
-    step: str
-    subject: str
-    started: float
-    seconds: float
-    around: float
-    queue: float = 0.0
+    run: Annotated[str, Field(min_length=1, max_length=64)]
+    round: Round
+    step: StepName
+    subject: Subject
+    started: Seconds
+    seconds: Seconds
+    around: Seconds
+    queue: Seconds = 0.0
     cold: bool
-    bytes_in: int
-    bytes_out: int
-    peak_memory: int
-    threads: int
+    bytes_in: Bytes
+    bytes_out: Bytes
+    peak_memory: Bytes
+    threads: Annotated[int, Field(ge=1, le=256)]
     backend: Literal["inline", "processes", "ray", "http"]
     parts: tuple[Part, ...]
+
+    @model_validator(mode="after")
+    def _its_parts_are_its_steps(self) -> Self:
+        wanted = Step(self.step, self.round, self.subject).parts
+        if [Step(part.step, part.round, self.subject) for part in self.parts] != wanted:
+            raise ValueError(f"the parts of {self.step} are of other Steps")
+        return self
 
     @property
     def done(self) -> dict[Step, Part]:

@@ -29,7 +29,8 @@ Line = Literal["-", "--", "-.", ":"]
 LONGEST = 600.0  # seconds that a caller waits for a Step, its time in the function's line included; Knative's most
 SHORT = 120.0  # of a Step that does not train
 
-STEP = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a step's name
+STEP = re.compile(r"[a-z][a-z0-9_]{0,39}")  # a step's name, or a metric's
+RESERVED = ("step", "round", "subject", "seconds", "architecture")  # columns of a run's table of Steps
 
 
 class Sizes(NamedTuple):
@@ -55,7 +56,8 @@ class StepKind:
 
     handler: its name is the step's; carrier: who carries it out, where its subject is no client; work: (experiment,
     sizes) -> what one invocation does, for estimates; needs: the client's step of the same round without which it is
-    not called; seconds: that a caller waits; holds_all: whether it holds the models of all the round's clients at once.
+    not called; seconds: that a caller waits; holds_all: whether it holds the models of all the round's clients at once;
+    leaves: (round, subject) -> the object that it leaves as a part of the result, without which a run is not complete.
     """
 
     handler: Handler
@@ -64,6 +66,7 @@ class StepKind:
     needs: str | None = None
     seconds: float = LONGEST
     holds_all: Callable[[Any], bool] = lambda experiment: False
+    leaves: Callable[[int, str], str] | None = None
 
     @property
     def name(self) -> str:
@@ -72,15 +75,16 @@ class StepKind:
 
 
 def of_client(handler: Handler, work: Callable[[Any, Sizes], Work], needs: str | None = None,
-              seconds: float = LONGEST) -> StepKind:
+              seconds: float = LONGEST, leaves: Callable[[int, str], str] | None = None) -> StepKind:
     """A step that each client does, on its own data; see StepKind."""
-    return StepKind(handler, "client", work, needs, seconds)
+    return StepKind(handler, "client", work, needs, seconds, leaves=leaves)
 
 
 def of_aggregator(handler: Handler, work: Callable[[Any, Sizes], Work], seconds: float = LONGEST,
-                  holds_all: Callable[[Any], bool] = lambda experiment: False) -> StepKind:
+                  holds_all: Callable[[Any], bool] = lambda experiment: False,
+                  leaves: Callable[[int, str], str] | None = None) -> StepKind:
     """A step of the server, or one per architecture; see StepKind."""
-    return StepKind(handler, "aggregator", work, None, seconds, holds_all)
+    return StepKind(handler, "aggregator", work, None, seconds, holds_all, leaves)
 
 
 def of_worker(handler: Handler, work: Callable[[Any, Sizes], Work], seconds: float = LONGEST) -> StepKind:
@@ -100,6 +104,7 @@ class Strategy:
     personal: whether clients go on from models of their own, which then are the result, or from the server's.
     model: (round, subject) -> object of the weights after that round; the subject is a client where models are
     personal, else an architecture.
+    metrics: names of what its steps measure, besides those of kdlib.invoke.metrics.
     keeps: kinds of objects that outlive their round; passing: those that are no result, so not in the final bytes.
     profiles, text_profiles: profile -> its own settings there, and what else with texts.
     probe: experiment -> settings that cut it down to a probe of one round, where it has more than `..._epochs`.
@@ -115,6 +120,7 @@ class Strategy:
     personal: bool = False
     fused: Callable[[Any, Chosen], Iterator[Stage]] | None = None
     selects: str | None = None
+    metrics: tuple[str, ...] = ()
     keeps: tuple[str, ...] = ()
     passing: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
@@ -137,6 +143,8 @@ class Strategy:
         wrong += [f"{setting} of its profile {profile} is no setting"
                   for profiles in (self.profiles, self.text_profiles) for profile, its in profiles.items()
                   for setting in its if setting not in self.settings.model_fields]
+        wrong += [f"{name} is no name for a metric" for name in self.metrics
+                  if not STEP.fullmatch(name) or name in RESERVED]
         wrong += [f"scratch {kind} is not passing" for kind in self.scratch if kind not in self.passing]
         if wrong:
             raise KdlibError(f"strategy {self.name}: {wrong[0]}; allowed steps: {', '.join(names)}")
@@ -154,6 +162,11 @@ class Strategy:
                 return step
         raise KdlibError(f"{self.name} has no step {name[:40]}; allowed: "
                          f"{', '.join(step.name for step in self.steps)}")
+
+    def left_by(self, step: Step) -> str | None:
+        """The object of the result that the Step leaves, None where it leaves none; see StepKind.leaves."""
+        leaves = self.step(step.name).leaves
+        return leaves(step.round, step.subject) if leaves else None
 
     def carrier(self, step: str, subject: str) -> Carrier:
         """Who carries out that Step, fused or not, by or for that subject."""

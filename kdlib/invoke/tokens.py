@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import NamedTuple
 
 import jwt
 
@@ -41,14 +42,26 @@ def from_environment() -> tuple[str, ...]:
     return secrets(os.environ.get("KDLIB_SECRETS"))
 
 
-def token(secret: str, audience: str, run: str, seconds: int = 600) -> str:
-    """A token for the function `audience` (its KDLIB_SUBJECT) and the run of that key, valid for `seconds` from now."""
+class Claims(NamedTuple):
+    """What a token vouches for. run: its key; experiment: its fingerprint, None where the caller does not know it."""
+
+    run: str
+    experiment: str | None
+
+
+def token(secret: str, audience: str, run: str, seconds: int = 600, experiment: str | None = None) -> str:
+    """A token for the function `audience` (its KDLIB_SUBJECT) and the run of that key, valid for `seconds` from now.
+
+    experiment: the fingerprint of the run's, without which a function carries nothing out.
+    """
     now = int(time.time())
-    return jwt.encode({"aud": audience, "sub": run, "iat": now, "exp": now + seconds}, secret, algorithm=ALGORITHM)
+    vouched = {"experiment": experiment} if experiment else {}
+    return jwt.encode({"aud": audience, "sub": run, "iat": now, "exp": now + seconds} | vouched, secret,
+                      algorithm=ALGORITHM)
 
 
-def verified(text: str, accepted: tuple[str, ...], audience: str) -> str:
-    """The run that the token is for. Raises Unauthorised, or Forbidden where it is for another function.
+def verified(text: str, accepted: tuple[str, ...], audience: str) -> Claims:
+    """What the token is for. Raises Unauthorised, or Forbidden where it is for another function.
 
     Claims are looked at only once the signature is found right; PyJWT compares signatures in constant time.
     """
@@ -68,6 +81,8 @@ def verified(text: str, accepted: tuple[str, ...], audience: str) -> str:
             raise Unauthorised("the token is malformed, not yet valid, or of another algorithm than HS256") from error
         if not 0 < int(claims["exp"]) - int(claims["iat"]) <= LONGEST_LIFE:
             raise Unauthorised(f"the token lives longer than {LONGEST_LIFE} seconds")
-        run: str = claims["sub"]  # PyJWT takes no other type
-        return run
+        experiment = claims.get("experiment")
+        if not isinstance(experiment, str | None):
+            raise Unauthorised("the token names an experiment by what is no text")
+        return Claims(claims["sub"], experiment)  # PyJWT takes no other type than text
     raise Unauthorised("the token is signed by another secret")

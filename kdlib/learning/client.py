@@ -9,17 +9,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kdlib.errors import KdlibError
 from kdlib.learning.engine import Batches, KeepBest, Loss, accuracy, keep_freed_memory
 from kdlib.learning.models import start
+from kdlib.learning.received import read_weights
 from kdlib.settings.experiment import Experiment
-from kdlib.store.names import private, public
+from kdlib.settings.shared import LEAST
+from kdlib.store.names import private, public, read
 from kdlib.store.store import Store
 
 
 def load(experiment: Experiment, store: Store, subject: str, name: str) -> nn.Module:
-    """The subject's architecture with the weights stored under `name`."""
+    """The subject's architecture with the weights stored under `name`. Raises Damaged where they are no such weights.
+
+    Its own may have diverged: then its losses say so. Those of another party must be finite.
+    """
+    there = read(name)
+    own = there is not None and there.owner == subject
     model = start(experiment, subject)
-    model.load_state_dict(store.get(name))
+    model.load_state_dict(read_weights(experiment, store, subject, name, finite=not own))
     return model
 
 
@@ -83,6 +91,21 @@ def alignment_rows(experiment: Experiment, round_: int, items: int) -> Tensor:
     """This round's alignment sample: rows int64 (alignment_items,) of `items` public ones, the same for everybody."""
     size = min(items, experiment.setting("alignment_items"))
     return torch.from_numpy(experiment.rng(round_, "server", "alignment").choice(items, size, replace=False))
+
+
+def agreed(tensors: Sequence[Tensor], how: str = "plain") -> Tensor:
+    """What clients agree on, value by value, in float64 and back in float32. tensors: one of equal shape a client.
+
+    how: `plain`, the mean; `trimmed`, the mean without the highest and the lowest fifth of the clients, one each at
+    least; `median`, of an even number the mean of the middle two. Raises KdlibError where too few are left for that.
+    """
+    if how == "plain":
+        return mean(tensors)
+    if len(tensors) < LEAST:
+        raise KdlibError(f"mean {how}: {len(tensors)} clients are left, too few to outvote one; allowed: {LEAST}")
+    line = torch.stack([tensor.cpu() for tensor in tensors]).sort(0).values
+    cut = (len(tensors) - 1) // 2 if how == "median" else max(1, len(tensors) // 5)
+    return mean(list(line[cut : len(tensors) - cut])).to(tensors[0].device)
 
 
 def mean(tensors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:

@@ -69,9 +69,8 @@ def _fabric(device: str, precision: str) -> Fabric:
 
     It takes no orders but these: neither a cluster's variables nor those of Fabric's own command line are looked for.
     """
-    launched = os.environ.pop("LT_CLI_USED", None)
+    orders = {name: os.environ.pop(name) for name in [*os.environ] if name.startswith("LT_")}
     try:
         return Fabric(accelerator=device, devices=1, precision=PRECISION[precision], plugins=[LightningEnvironment()])
     finally:
-        if launched is not None:
-            os.environ["LT_CLI_USED"] = launched
+        os.environ.update(orders)

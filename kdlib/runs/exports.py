@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from kdlib.errors import KdlibError
 from kdlib.invoke.strategy import strategy_of
+from kdlib.learning.received import read_weights
 from kdlib.machine import machine
 from kdlib.runs.run import Run, accuracy_by_architecture, evaluated
 from kdlib.settings.architectures import word
@@ -56,7 +57,8 @@ def export(the_run: Run, folder: str | Path) -> list[Path]:
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         for subject, name in _models(the_run).items():
-            weights = {tensor: value.contiguous() for tensor, value in the_run.store.get(name).items()}
+            found = read_weights(the_run.experiment, the_run.store, subject, name)
+            weights = {tensor: value.contiguous() for tensor, value in found.items()}
             save_file(weights, beside / f"{word(subject)}.safetensors",
                       metadata={"run": the_run.key, "architecture": the_run.experiment.architecture_of(subject)})
         (beside / "README.md").write_text(card(the_run), encoding="utf-8")

@@ -19,8 +19,11 @@ from kdlib.errors import KdlibError
 from kdlib.invoke.invokers import Invoker
 from kdlib.learning.models import expect_fit
 from kdlib.machine import difference, machine
+from kdlib.runs import files
+from kdlib.runs.absences import left_out
 from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.invokers import NAMES, make_invoker
+from kdlib.runs.journal import write_whole
 from kdlib.runs.run import Run, accuracy_by_architecture, below, busy_seconds, final_bytes
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
@@ -88,11 +91,11 @@ def again(the_run: Run, progress: bool = True, invoker: Invoker | None = None, f
         with _beside(the_run.folder / "again") as place:
             store = Store(place)
             deploy(the_run.experiment, drawn, store)
-            follow(the_run.experiment, store, the_run.records())
+            follow(the_run.experiment, store, the_run.records(), left_out(the_run.folder))
             with _chosen(invoker, the_run.experiment) as means:
                 drive(the_run, store, means, number, progress, fused)
             wanted: str = the_run.final["final_bytes"]
-            own = final_bytes(the_run, the_run.store) if the_run.store.names() else wanted  # a kept run has no store
+            own = final_bytes(the_run, the_run.store) if the_run.has_store else wanted
             return final_bytes(the_run, store, number) == wanted == own
 
 
@@ -107,6 +110,8 @@ def deploy(experiment: Experiment, drawn: sets.RunData, store: Store) -> pd.Data
     if drawn.test.owner is None:
         store.put(names.public("test"), _tensors(drawn.test))
     store.put(names.VALIDATION, _tensors(drawn.validation))
+    items = {name: len(rows) for name, rows in zip(experiment.client_names, parts.parts, strict=True)}
+    store.put_json(names.SIZES, {"clients": items, "public": len(drawn.public.y)})
     store.put_json(names.EXPERIMENT, experiment.model_dump(mode="json"))
     if experiment.sources:
         store.put_json(names.SOURCES, experiment.sources)
@@ -118,10 +123,11 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
     if wanted and wanted > items:
         log.warning("kdlib: a round's alignment sample has all %d public items, as there are no %d", items, wanted)
     with _beside(folder) as place:
-        if store:
-            (place / "store.url").write_text(f"{store.rstrip('/')}/{{owner}}/{folder.name}")
+        url = f"{store.rstrip('/')}/{{owner}}/{folder.name}" if store else None
+        if url:
+            (place / "store.url").write_text(url)
         with (place / "partition.parquet").open("wb") as file:  # a folder's name might be a URL to pandas
-            deploy(experiment, drawn, Run(place, experiment).store).to_parquet(file)
+            deploy(experiment, drawn, Store(url or place / "store")).to_parquet(file)
         (place / "experiment.json").write_text(experiment.model_dump_json(indent=2))
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))
         (place / "data.json").write_text(json.dumps({"notes": drawn.notes, "unknown": drawn.unknown}, indent=2))
@@ -143,9 +149,9 @@ def _finish(the_run: Run) -> None:
         "seconds": round(busy_seconds(the_run.records()), 2),
         "final_bytes": final_bytes(the_run, the_run.store),
     }
-    beside = the_run.folder / "result.json.part"
-    beside.write_text(json.dumps(result, indent=2))
-    beside.rename(the_run.folder / "result.json")
+    if absent := sorted({(step.subject, step.round) for step in left_out(the_run.folder)}):
+        result["left_out"] = {client: [round_ for other, round_ in absent if other == client] for client, _ in absent}
+    write_whole(the_run.folder / "result.json", json.dumps(result, indent=2, allow_nan=False))
 
 
 @contextlib.contextmanager
@@ -164,7 +170,7 @@ def _locked(folder: Path) -> Iterator[None]:
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
         with lock:
-            if folder.exists() and (changed := difference(json.loads((folder / "machine.json").read_text()))):
+            if folder.exists() and (changed := difference(files.machine(folder / "machine.json"))):
                 log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
             yield
     except filelock.Timeout as error:

@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=1)]
 Batch = Annotated[int, Field(ge=2)]  # batch norm can make nothing of one item
 Cap = Annotated[int, Field(ge=2)] | None
 Rate = Annotated[float, Field(gt=0, le=1)]
+NO_DATA: Mapping[str, str] = {}
 Architecture = Annotated[str, Field(max_length=LONGEST), AfterValidator(expect_architecture)]
 
 
@@ -192,10 +193,14 @@ class Experiment(BaseModel):
         Settings at their defaults are left out, so that a setting added later keeps the keys of earlier runs; a
         default, once published, never changes. The code of strategies and networks that are not kdlib's own counts too.
         """
+        return self.fingerprint(data_hashes)[:16]
+
+    def fingerprint(self, data_hashes: Mapping[str, str] = NO_DATA) -> str:
+        """All 64 digits of `key`, by default of the settings and the code alone, whatever the data."""
         settings = self.model_dump(mode="json", exclude={"task": {"about"}}, exclude_defaults=True)
         sources = self.sources
         text = json.dumps([settings, dict(data_hashes), *([sources] if sources else [])], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 MOST_ONE_SIDED = 0.1  # of the paper's four alphas

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from kdlib.settings.experiment import Batch, Cap, Count, Experiment
 from kdlib.settings.stragglers import Fail, Slow
 
+LEAST = 3  # clients among whom one can be outvoted
+
 
 class Aligned(Experiment):
     """Of strategies in which clients and students meet on public data.
@@ -18,6 +20,24 @@ class Aligned(Experiment):
     alignment_items: Batch = 5000
 
     uses_public: ClassVar[bool] = True
+
+
+class Agreeing(Experiment):
+    """Of strategies whose server makes one of what clients predict.
+
+    mean: over the clients, value by value: plain, or one that a few of them cannot move far, trimmed or the median; see
+    kdlib.learning.client.agreed.
+    """
+
+    mean: Literal["plain", "trimmed", "median"] = "plain"
+
+    @model_validator(mode="after")
+    def _some_can_outvote_one(self) -> Self:
+        called = self.setting("clients_per_round") or self.clients
+        if self.mean != "plain" and called < LEAST:
+            raise ValueError(f"mean is {self.mean}, and {called} clients a round take part; allowed: {LEAST} at least, "
+                             "or plain")
+        return self
 
 
 class Validated(Experiment):

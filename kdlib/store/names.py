@@ -3,6 +3,7 @@
     public/data  public/test  private/CLIENT/data  private/CLIENT/test  aggregator/validation   before the first Step
     OWNER/RRR/KIND                    of a round: client-0003/004/weights, public/004/teacher, public/004/ARCHITECTURE
     public/selection/RRR  public/cohort/RRR                     JSON: who was called in the round, and who was in time
+    aggregator/sizes                                            JSON: how many items each client and the public set have
     public/experiment  FUNCTION/records/RRR-SUBJECT-STEP        JSON: for functions
 """
 
@@ -12,8 +13,11 @@ from typing import NamedTuple
 from kdlib.settings.architectures import word
 
 VALIDATION = "aggregator/validation"
+SIZES = "aggregator/sizes"
 EXPERIMENT = "public/experiment"
 SOURCES = "public/sources"  # of strategies and networks that are not kdlib's own
+
+COHORTS = "public/cohort/"  # what they are called that say who was in time
 
 OF_ROUND = re.compile(r"(?P<owner>[^/]+)/(?P<round>[0-9]{3})/(?P<kind>[^/]+)")
 
@@ -54,7 +58,7 @@ def selection(round_: int) -> str:
 
 def cohort(round_: int) -> str:
     """The clients that were in time, by step."""
-    return f"public/cohort/{round_:03}"
+    return f"{COHORTS}{round_:03}"
 
 
 def record(function: str, round_: int, subject: str, step: str) -> str:

@@ -62,11 +62,14 @@ class Store:
                                          {"sha256": ZEROS})
         self._write(name, TENSORS, _sealed(content, TENSORS))
 
-    def get(self, name: str) -> dict[str, Tensor]:
-        """The tensors that `put` wrote, to be read only. Raises Missing and Damaged."""
+    def get(self, name: str, most: int | None = None) -> dict[str, Tensor]:
+        """The tensors that `put` wrote, to be read only. Raises Missing and Damaged.
+
+        most: bytes of an object of another party, which is not believed to be of a size that fits into memory.
+        """
         if name in self._kept:
             return self._kept[name]
-        content = self._read_sealed(name, TENSORS)
+        content = self._read_sealed(name, TENSORS, most)
         try:
             tensors = safetensors.torch.load(content)
         except safetensors.SafetensorError as error:
@@ -151,7 +154,7 @@ class Store:
         return content
 
     def _damaged(self, name: str, why: object) -> Damaged:
-        return Damaged(f"{name} in {self.url} is damaged: {why}")
+        return Damaged(f"{name} in {self.url} is damaged: {why}", name)
 
     def _write(self, name: str, suffix: str, content: bytes, new: bool = False) -> None:
         """Raises FileExistsError for a `new` object that is there already."""
@@ -244,7 +247,7 @@ class Session:
     """
 
     def __init__(self, store: Store, scratch: tuple[str, ...]) -> None:
-        self.store, self.scratch = store, scratch
+        self.store, self.scratch, self.url = store, scratch, store.url
         self._seen: dict[str, dict[str, Tensor]] = {}
 
     def put(self, name: str, tensors: dict[str, Tensor]) -> None:
@@ -253,10 +256,10 @@ class Session:
         if name.rpartition("/")[2] not in self.scratch:
             self.store.put(name, tensors)
 
-    def get(self, name: str) -> dict[str, Tensor]:
+    def get(self, name: str, most: int | None = None) -> dict[str, Tensor]:
         """See Store.get."""
         if name not in self._seen:
-            self._seen[name] = self.store.get(name)
+            self._seen[name] = self.store.get(name, most)
         return self._seen[name]
 
     def get_json(self, name: str) -> object:

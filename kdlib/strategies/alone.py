@@ -51,7 +51,7 @@ def evaluate(experiment: Alone, store: Store, round_: int, client: str) -> dict[
 STRATEGY = Strategy(
     name="alone", title="alone", settings=Alone, workflow=workflow,
     steps=(
-        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs)),
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs), leaves=personal_model),
         of_client(evaluate, lambda e, n: Work(predicted=1), needs="train", seconds=SHORT),
     ),
     personal=True, model=personal_model,

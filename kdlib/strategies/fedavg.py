@@ -15,8 +15,18 @@ from torch import Tensor, nn
 from kdlib.cohort.attendance import in_time
 from kdlib.cohort.selection import chosen_of
 from kdlib.invoke.steps import Stage
-from kdlib.invoke.strategy import SHORT, Chosen, Strategy, Work, of_aggregator, of_client, server_model
+from kdlib.invoke.strategy import (
+    SHORT,
+    Chosen,
+    Strategy,
+    Work,
+    of_aggregator,
+    of_client,
+    personal_model,
+    server_model,
+)
 from kdlib.learning.client import load, mean, save, start, test_accuracy, train_privately
+from kdlib.learning.received import read_samples, read_weights
 from kdlib.settings.shared import Selecting
 from kdlib.store.names import named
 from kdlib.store.store import Store
@@ -45,7 +55,7 @@ def average(experiment: FedAvg, store: Store, round_: int, architecture: str) ->
     """w = sum_c n_c w_c / sum_c n_c over this round's clients of the architecture."""
     clients = called(experiment, store, round_, architecture)
     if clients:
-        weights = averaged(store, round_, clients)
+        weights = averaged(experiment, store, round_, clients)
     else:  # all of them were late: the architecture stays as it is
         weights = current(experiment, store, round_, architecture).state_dict()
     store.put(named("public", round_, architecture), weights)
@@ -79,18 +89,18 @@ def called(experiment: FedAvg, store: Store, round_: int, architecture: str | No
             if architecture in (None, experiment.architecture_of(name))]
 
 
-def averaged(store: Store, round_: int, clients: list[str]) -> dict[str, Tensor]:
-    """The clients' weights, batch-norm statistics among them, averaged by their number of samples."""
-    weights = [store.get(named(client, round_, "weights")) for client in clients]
-    samples = [int(store.get(named(client, round_, "samples"))["samples"]) for client in clients]
+def averaged(experiment: FedAvg, store: Store, round_: int, clients: list[str]) -> dict[str, Tensor]:
+    """The clients' weights, batch-norm statistics among them, averaged by their number of samples. Raises Damaged."""
+    weights = [read_weights(experiment, store, client, named(client, round_, "weights")) for client in clients]
+    samples = [read_samples(store, client, round_) for client in clients]
     return {name: mean([of_client[name] for of_client in weights], samples) for name in weights[0]}
 
 
 STRATEGY = Strategy(
     name="fedavg", title="FedAvg", settings=FedAvg, workflow=workflow,
     steps=(
-        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs)),
-        of_aggregator(average, lambda e, n: Work(gathered=e.clients_per_round), seconds=SHORT),
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs), leaves=personal_model),
+        of_aggregator(average, lambda e, n: Work(gathered=e.clients_per_round), seconds=SHORT, leaves=server_model),
         of_aggregator(evaluate, lambda e, n: Work(predicted=1), seconds=SHORT),
     ),
     selects="train", model=server_model, passing=("samples",),

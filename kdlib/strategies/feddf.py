@@ -20,17 +20,29 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdlib.invoke.steps import Stage
-from kdlib.invoke.strategy import SHORT, Chosen, Sizes, Strategy, Work, of_aggregator, of_client, server_model
-from kdlib.learning.client import alignment_rows, fit, load, mean, save
+from kdlib.invoke.strategy import (
+    SHORT,
+    Chosen,
+    Sizes,
+    Strategy,
+    Work,
+    of_aggregator,
+    of_client,
+    personal_model,
+    server_model,
+)
+from kdlib.learning.client import agreed, alignment_rows, fit, save
 from kdlib.learning.engine import Batches, KeepBest, Targets, accuracy, predict
+from kdlib.learning.models import start
+from kdlib.learning.received import expect_finite, read_logits, read_weights
 from kdlib.settings.experiment import Batch, Count
-from kdlib.settings.shared import Aligned, Validated
+from kdlib.settings.shared import Agreeing, Aligned, Validated
 from kdlib.store.names import VALIDATION, named, public
 from kdlib.store.store import Store
 from kdlib.strategies.fedavg import FedAvg, averaged, called, current, evaluate, train_locally
 
 
-class FedDF(FedAvg, Aligned, Validated):
+class FedDF(FedAvg, Agreeing, Aligned, Validated):
     """Settings of FedDF (PAPER: FedDF, serverless): FedAvg per architecture, then distillation from all clients' mean.
 
     public_items: unlabelled here; alignment_items: how many of them teach in a round.
@@ -70,10 +82,10 @@ def train(experiment: FedDF, store: Store, round_: int, client: str) -> dict[str
 
 
 def teach(experiment: FedDF, store: Store, round_: int, server: str) -> dict[str, float]:
-    """z = 1/C sum_c z_c: the teacher, the mean logits of all this round's clients, of every architecture."""
+    """z = 1/C sum_c z_c: the teacher, over all this round's clients, of every architecture, by the setting `mean`."""
     clients = called(experiment, store, round_)
-    logits = [store.get(named(client, round_, "logits"))["logits"] for client in clients]
-    store.put(named("public", round_, "teacher"), {"logits": mean(logits)})
+    logits = [read_logits(experiment, store, client, round_) for client in clients]
+    store.put(named("public", round_, "teacher"), {"logits": agreed(logits, experiment.mean)})
     return {"clients": len(clients)}
 
 
@@ -86,14 +98,14 @@ def distil(experiment: FedDF, store: Store, round_: int, architecture: str) -> d
     clients = called(experiment, store, round_, architecture)
     student = current(experiment, store, round_, architecture)
     if clients:  # else all of them were late, and it goes on from where it was
-        student.load_state_dict(averaged(store, round_, clients))
+        student.load_state_dict(averaged(experiment, store, round_, clients))
     held = store.get(VALIDATION)
     keep = KeepBest(lambda model: accuracy(experiment, model, held["x"], held["y"]), experiment.patience,
                     every=experiment.score_every)
     x = _alignment_sample(experiment, store, round_)
     teacher: Targets
     if experiment.teachers == "shared":
-        teacher = store.get(named("public", round_, "teacher"))["logits"]
+        teacher = read_logits(experiment, store, "public", round_, "teacher", items=len(x))
     else:
         teacher = Recomputed(experiment, store, round_, x)
     order = experiment.entropy(round_, architecture, "distil/order")
@@ -118,12 +130,17 @@ class Recomputed:
     """The teacher's logits for some rows of x, predicted by every client's model each time they are asked for."""
 
     def __init__(self, experiment: FedDF, store: Store, round_: int, x: Tensor) -> None:
-        self.experiment, self.x = experiment, x
-        self.models = [load(experiment, store, client, named(client, round_, "weights"))
-                       for client in called(experiment, store, round_)]
+        self.experiment, self.store, self.x = experiment, store, x
+        self.models = {}
+        for client in called(experiment, store, round_):
+            name = named(client, round_, "weights")
+            self.models[name] = start(experiment, client)
+            self.models[name].load_state_dict(read_weights(experiment, store, client, name))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
-        return mean([predict(self.experiment, model, self.x[rows]) for model in self.models])
+        logits = [expect_finite(predict(self.experiment, model, self.x[rows]), self.store, name)
+                  for name, model in self.models.items()]
+        return agreed(logits, self.experiment.mean)
 
 
 def _distilling(experiment: FedDF, sizes: Sizes) -> Work:
@@ -137,9 +154,11 @@ def _distilling(experiment: FedDF, sizes: Sizes) -> Work:
 STRATEGY = Strategy(
     name="feddf", title="FedDF", settings=FedDF, workflow=workflow,
     steps=(
-        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs, predicted=n.aligned)),
-        of_aggregator(teach, lambda e, n: Work(gathered=n.aligned * e.clients_per_round), seconds=SHORT),
-        of_aggregator(distil, _distilling, holds_all=lambda e: e.teachers == "recomputed"),
+        of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs, predicted=n.aligned),
+                  leaves=personal_model),
+        of_aggregator(teach, lambda e, n: Work(gathered=n.aligned * e.clients_per_round), seconds=SHORT,
+                      leaves=lambda r, server: named("public", r, "teacher")),
+        of_aggregator(distil, _distilling, holds_all=lambda e: e.teachers == "recomputed", leaves=server_model),
         of_aggregator(evaluate, lambda e, n: Work(predicted=1), seconds=SHORT),
     ),
     selects="train", model=server_model,

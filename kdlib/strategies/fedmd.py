@@ -34,10 +34,11 @@ from kdlib.invoke.strategy import (
     of_worker,
     personal_model,
 )
-from kdlib.learning.client import alignment_rows, fit, load, mean, save, start, test_accuracy, train_privately
+from kdlib.learning.client import agreed, alignment_rows, fit, load, save, start, test_accuracy, train_privately
 from kdlib.learning.engine import Batches, KeepBest, cross_entropy, predict
+from kdlib.learning.received import read_logits
 from kdlib.settings.experiment import Batch, Count
-from kdlib.settings.shared import Aligned
+from kdlib.settings.shared import Agreeing, Aligned
 from kdlib.settings.task import TextTask
 from kdlib.store.names import named, private, public
 from kdlib.store.store import Store
@@ -45,7 +46,7 @@ from kdlib.store.store import Store
 SMALLEST_TO_STOP = 50  # items of a client; below it a fifth is too few to stop by (PAPER: Tasks)
 
 
-class FedMD(Aligned):
+class FedMD(Agreeing, Aligned):
     """Settings of FedMD (PAPER: FedMD, serverless).
 
     pretrain_*: public transfer learning; transfer_*: private transfer learning. patience counts epochs without a gain
@@ -138,10 +139,10 @@ def communicate(experiment: FedMD, store: Store, round_: int, client: str) -> di
 
 
 def aggregate(experiment: FedMD, store: Store, round_: int, server: str) -> dict[str, float]:
-    """z = 1/C sum_c z_c: the consensus, the plain mean over all clients that were in time."""
+    """z = 1/C sum_c z_c: the consensus over all clients that were in time, by the experiment's `mean`."""
     clients = in_time(store, round_, "communicate", experiment.client_names)
-    logits = [store.get(named(client, round_, "logits"))["logits"] for client in clients]
-    store.put(named("public", round_, "consensus"), {"logits": mean(logits)})
+    logits = [read_logits(experiment, store, client, round_) for client in clients]
+    store.put(named("public", round_, "consensus"), {"logits": agreed(logits, experiment.mean)})
     return {"clients": len(logits)}
 
 
@@ -149,7 +150,7 @@ def digest(experiment: FedMD, store: Store, round_: int, client: str) -> dict[st
     """min mean |f_c(X_r) - z|: the client fits its logits to the consensus, with a new Adam."""
     model = _own_model(experiment, store, round_, client)
     x = _alignment_sample(experiment, store, round_, client, "digest")
-    consensus = store.get(named("public", round_, "consensus"))["logits"]
+    consensus = read_logits(experiment, store, "public", round_, "consensus", items=len(x))
     order = experiment.entropy(round_, client, "digest/order")
     batches = Batches(experiment, x, consensus, experiment.digest_batch, order)
     metrics = fit(experiment, model, batches, F.l1_loss, epochs=experiment.digest_epochs)
@@ -174,11 +175,13 @@ STRATEGY = Strategy(
     name="fedmd", title="FedMD", settings=FedMD, workflow=workflow, fused=fused_workflow,
     steps=(
         of_worker(pretrain, lambda e, n: _epochs_of_fifths(n.public, e.pretrain_epochs)),
-        of_client(transfer, lambda e, n: _epochs_of_fifths(n.client, e.transfer_epochs)),
+        of_client(transfer, lambda e, n: _epochs_of_fifths(n.client, e.transfer_epochs), leaves=personal_model),
         of_client(communicate, lambda e, n: Work(predicted=n.aligned), seconds=SHORT),
-        of_aggregator(aggregate, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=SHORT),
+        of_aggregator(aggregate, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=SHORT,
+                      leaves=lambda r, server: named("public", r, "consensus")),
         of_client(digest, lambda e, n: Work(trained=n.aligned * e.digest_epochs)),
-        of_client(revisit, lambda e, n: Work(trained=n.client * e.revisit_epochs), needs="digest"),
+        of_client(revisit, lambda e, n: Work(trained=n.client * e.revisit_epochs), needs="digest",
+                  leaves=personal_model),
         of_client(evaluate, lambda e, n: Work(predicted=1), needs="revisit", seconds=SHORT),
     ),
     personal=True, model=personal_model,

@@ -18,10 +18,9 @@ from faas.cluster.access import folders
 from faas.cluster.resources import client_allotment
 from faas.cluster.values import load_values
 from faas.local.launch import LABEL
-from functions import KEY, ROOT, SECRET, await_ready, deployed, tiny
+from functions import KEY, ROOT, SECRET, await_ready, bearer_of, deployed, tiny
 from kdlib.invoke.http import AGGREGATOR, Endpoint, Failed, Http
 from kdlib.invoke.steps import Record, Step
-from kdlib.invoke.tokens import token
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 
@@ -98,7 +97,7 @@ def single(engine, image, tmp_path):
 
 
 def post(url, step, round_):
-    return httpx.post(url, headers={"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY)}"}, trust_env=False,
+    return httpx.post(url, headers={"Authorization": f"Bearer {bearer_of('client-0000')}"}, trust_env=False,
                       json={"run": KEY, "round": round_, "step": step, "subject": "client-0000"}, timeout=300)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from faas.function import app
 from faas.function.app import LINE, LONGEST
-from functions import KEY, ROOT, SECRET, Function, deployed, tiny
+from functions import KEY, ROOT, SECRET, Function, bearer_of, deployed, tiny
 from kdlib.errors import KdlibError, Missing, Unreachable
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.tokens import Forbidden, Unauthorised, token
@@ -102,7 +102,7 @@ def test_a_fused_step_has_a_record_of_its_own(client, aggregator):
 ])
 def test_what_is_wrong_is_said(change, status, said, client):
     body = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"} | change
-    bearer = token(SECRET, "client-0000", KEY)
+    bearer = bearer_of("client-0000")
     answer = client.client.post("/", json=body, headers={"Authorization": f"Bearer {bearer}"})
     assert answer.status_code == status and said in answer.json()["error"] and "\n" not in answer.json()["error"]
 
@@ -125,8 +125,35 @@ def test_only_its_own_token_opens_it(header, status, client):
     assert (answer.headers.get("www-authenticate") == "Bearer") == (status == 401)
 
 
+@pytest.mark.parametrize(("vouched", "status"), [
+    (tiny("fedmd").fingerprint(), 200), (tiny("fedmd", seed=3).fingerprint(), 422), (None, 422), ("", 422),
+    (tiny("fedmd").fingerprint()[:16], 422),
+])
+def test_a_warm_function_carries_out_what_the_caller_vouches_for(vouched, status, client, aggregator):
+    aggregator.step("pretrain", 0, "cnn2-128-256")
+    assert client.step("transfer", 0).status_code == 200
+    answer = client.step("transfer", 0, bearer=token(SECRET, "client-0000", KEY, experiment=vouched))
+    assert answer.status_code == status
+    assert status == 200 or "is not the experiment that the caller vouches for" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("swapped", [{"learning_rate": 0.5}, {"transfer": "lost"}, {"seed": 9}, {"rounds": 1}])
+def test_an_experiment_that_was_swapped_after_deploy_is_refused(swapped, client, place):
+    run = f"{swapped!r:0<16}".encode().hex()[-16:]
+    store = deployed(f"{place}/store/{{owner}}", tiny("fedmd"), run)
+    store.put_json("public/experiment", tiny("fedmd").model_copy(update=swapped).model_dump(mode="json"))
+    answer = client.step("transfer", 0, run=run)
+    assert answer.status_code == 422 and "vouches for" in answer.json()["error"]
+    assert not [name for name in store.names() if name.startswith("client-0000")]
+
+
+@pytest.mark.parametrize("claim", [7, ["x"], {"x": 1}, True])
+def test_a_token_that_vouches_for_what_is_no_text_opens_nothing(claim, client):
+    assert client.step("transfer", 0, bearer=token(SECRET, "client-0000", KEY, experiment=claim)).status_code == 401
+
+
 def test_other_doors_are_shut(client):
-    bearer = {"Authorization": f"Bearer {token(SECRET, 'client-0000', KEY)}"}
+    bearer = {"Authorization": f"Bearer {bearer_of('client-0000')}"}
     assert client.client.get("/").status_code == 405 and client.client.get("/").headers["allow"] == "POST"
     for path in ("/docs", "/health", "/health/liveness/", "/run"):
         answer = client.client.post(path, headers=bearer)
@@ -159,7 +186,7 @@ def test_a_waiting_call_whose_caller_left_is_not_carried_out(client, slow, place
         running = threads.submit(client.step, "transfer", 0, run=slow)
         client.await_step("transfer", before + 1)
         with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=client.url, trust_env=False, timeout=0.2) as hasty:
-            hasty.post("/", headers={"Authorization": f"Bearer {token(SECRET, 'client-0000', slow)}"},
+            hasty.post("/", headers={"Authorization": f"Bearer {bearer_of('client-0000', slow)}"},
                        json={"run": slow, "round": 0, "step": "evaluate", "subject": "client-0000"})
         assert running.result().status_code == 200
     assert client.step("communicate", 1, run=slow).status_code == 200  # after it in the line
@@ -168,7 +195,7 @@ def test_a_waiting_call_whose_caller_left_is_not_carried_out(client, slow, place
 
 
 def test_it_logs_json_with_the_request_and_no_secret(client):
-    bearer = token(SECRET, "client-0000", KEY)
+    bearer = bearer_of("client-0000")
     body = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}
     headers = {"Authorization": f"Bearer {bearer}", "X-Request-Id": "asked-7"}
     assert client.client.post("/", json=body, headers=headers).headers["x-request-id"] == "asked-7"

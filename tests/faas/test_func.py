@@ -8,9 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
-from functions import KEY, ROOT, SECRET, Function, deployed, tiny
+from functions import KEY, ROOT, Function, bearer_of, deployed, tiny
 from kdlib.invoke.steps import Record
-from kdlib.invoke.tokens import token
 from kdlib.store.store import Store
 
 # What `func build` writes around a function: its package is called `function` there.
@@ -47,7 +46,7 @@ def test_health_is_func_pythons_with_our_words(client):
     ("/", None, [" " * 5000], 413), ("/other", None, {}, 404),
 ])
 def test_refusals_are_those_of_the_app(path, bearer, body, status, client):
-    headers = {"Authorization": f"Bearer {bearer or token(SECRET, 'client-0000', KEY)}"}
+    headers = {"Authorization": f"Bearer {bearer or bearer_of('client-0000')}"}
     answer = client.client.post(path, json=body, headers=headers)
     assert answer.status_code == status and answer.json()["error"]
 

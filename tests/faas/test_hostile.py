@@ -18,7 +18,7 @@ from functions import KEY, SECRET, Function, deployed, tiny
 from kdlib.invoke.tokens import token
 
 VALID = {"run": KEY, "round": 1, "step": "communicate", "subject": "client-0000"}
-OWN = token(SECRET, "client-0000", KEY, seconds=900)
+OWN = token(SECRET, "client-0000", KEY, 900, tiny("fedmd").fingerprint())
 MEMORY = 24 * 2**20  # bytes that the process may grow by: what Python has not yet given back
 
 asked = 0

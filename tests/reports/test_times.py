@@ -64,7 +64,8 @@ def test_per_step_tells_the_function_from_what_is_around_it(fedmd):
 
 
 def test_per_step_is_of_one_run_whatever_the_seeds(fedmd, tmp_path):
-    other = made.run(tmp_path, FEDMD.model_copy(update={"seed": 1}), [*RECORDS, *RECORDS[-4:-3]], "1" * 16)
+    other = made.run(tmp_path, FEDMD.model_copy(update={"seed": 1}), [
+        *RECORDS, made.record("communicate", "client-0001", 1.0, 2)], "1" * 16)
     (row,) = times.per_step([fedmd, other]).query("step == 'communicate'").to_dict("records")
     assert (row["calls"], row["cold"], row["total"], row["seeds"]) == (4.5, 1, 10.5, 2)
     assert row["seconds"] == pytest.approx(21 / 9)

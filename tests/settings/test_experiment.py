@@ -25,7 +25,8 @@ OTHER = {
     "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
     "revisit_epochs": 9, "transfer": "lost", "alignment": "permuted", "local_epochs": 9, "clients_per_round": 5,
     "validation_items": 99, "distil_batch": 9, "distil_batches": 9, "score_every": 9, "patience": 9,
-    "teachers": "recomputed", "kl": "reverse", "precision": "bf16", "selection": "behaviour", "durations": "measured",
+    "teachers": "recomputed", "kl": "reverse", "mean": "median", "precision": "bf16", "selection": "behaviour",
+    "durations": "measured",
     "slow": {"share": 0.5, "factor": 2}, "fail": {"share": 0.5},
 }
 APART = {"strategy", "task", "alpha"}
@@ -46,12 +47,12 @@ DEFAULTS = {
         "public_items": None, "alignment_items": 5000, "pretrain_epochs": 20,
         "pretrain_batch": 128, "pretrain_patience": 8, "transfer_epochs": 25, "transfer_patience": 10,
         "min_delta": 1e-3, "digest_epochs": 1, "digest_batch": 256, "revisit_epochs": 2, "transfer": "used",
-        "alignment": "aligned",
+        "alignment": "aligned", "mean": "plain",
     },
     "feddf": EVERY | {
         "clients_per_round": 20, "local_epochs": 5, "public_items": None, "alignment_items": 5000,
         "validation_items": None, "distil_batch": 128, "distil_batches": 1000, "score_every": 50, "patience": 5,
-        "teachers": "shared", "kl": "forward", **CHOSEN,
+        "teachers": "shared", "kl": "forward", "mean": "plain", **CHOSEN,
     },
     "alone": EVERY | {"local_epochs": 5},
     "fedavg": EVERY | {"clients_per_round": 20, "local_epochs": 5, **CHOSEN},

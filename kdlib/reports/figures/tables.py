@@ -22,10 +22,9 @@ def complete(runs: str | Path) -> list[Run]:
     for path in sorted(Path(runs).glob("*/experiment.json")):
         try:
             one = load(path.parent)
+            found += [one] if one.result is not None else []
         except KdlibError as error:  # such as one of a network or strategy that only its notebook knows
             log.warning("kdlib: %s is left out: %s", path.parent, error)
-        else:
-            found += [one] if one.result is not None else []
     return found
 
 

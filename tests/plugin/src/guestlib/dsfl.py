@@ -20,6 +20,7 @@ from torch import Tensor
 import kdlib
 from kdlib import Chosen, Stage, Store, Work, named
 
+KIND = ("probabilities", "probabilities")  # of an object, and of the tensor in it
 QUICK = 120.0  # seconds that a caller waits for a Step that does not train
 
 
@@ -80,7 +81,7 @@ def predict(experiment: DSFL, store: Store, round_: int, client: str) -> dict[st
 def sharpen(experiment: DSFL, store: Store, round_: int, server: str) -> dict[str, float]:
     """t = softmax(1/C sum_c t_c / T): entropy reduction aggregation over all clients that were in time."""
     clients = kdlib.in_time(store, round_, "predict", experiment.client_names)
-    average = kdlib.mean([store.get(named(client, round_, "probabilities"))["probabilities"] for client in clients])
+    average = kdlib.mean([kdlib.read_logits(experiment, store, client, round_, *KIND) for client in clients])
     sharpened = (average / experiment.temperature).softmax(1)
     store.put(named("public", round_, "consensus"), {"probabilities": sharpened})
     return {"clients": len(clients), "entropy": entropy(sharpened)}
@@ -89,10 +90,10 @@ def sharpen(experiment: DSFL, store: Store, round_: int, server: str) -> dict[st
 def distil(experiment: DSFL, store: Store, round_: int, client: str) -> dict[str, float]:
     """min CE(f(X_r; w_c), t): the client learns the sharpened average."""
     model = kdlib.load_model(experiment, store, client, named(client, round_, "trained"))
-    teacher = store.get(named("public", round_, "consensus"))["probabilities"]
+    sample = _alignment_sample(experiment, store, round_)
+    teacher = kdlib.read_logits(experiment, store, "public", round_, "consensus", "probabilities", len(sample))
     order = experiment.entropy(round_, client, "distil/order")
-    batches = kdlib.Batches(experiment, _alignment_sample(experiment, store, round_), teacher,
-                            experiment.distil_batch, order)
+    batches = kdlib.Batches(experiment, sample, teacher, experiment.distil_batch, order)
     metrics = kdlib.fit(experiment, model, batches, F.cross_entropy, epochs=experiment.distil_epochs)
     kdlib.save_model(store, named(client, round_, "weights"), model)
     return metrics
@@ -113,12 +114,14 @@ STRATEGY = kdlib.Strategy(
     steps=(
         kdlib.of_client(train, lambda e, n: Work(trained=n.client * e.local_epochs)),
         kdlib.of_client(predict, lambda e, n: Work(predicted=n.aligned), needs="train", seconds=QUICK),
-        kdlib.of_aggregator(sharpen, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=QUICK),
-        kdlib.of_client(distil, lambda e, n: Work(trained=n.aligned * e.distil_epochs), needs="train"),
+        kdlib.of_aggregator(sharpen, lambda e, n: Work(gathered=n.aligned * e.clients), seconds=QUICK,
+                            leaves=lambda r, server: named("public", r, "consensus")),
+        kdlib.of_client(distil, lambda e, n: Work(trained=n.aligned * e.distil_epochs), needs="train",
+                        leaves=kdlib.personal_model),
         kdlib.of_client(evaluate, lambda e, n: Work(predicted=1), needs="distil", seconds=QUICK),
     ),
     personal=True, model=kdlib.personal_model,
-    keeps=("consensus",), passing=("trained", "probabilities"),
+    metrics=("entropy",), keeps=("consensus",), passing=("trained", "probabilities"),
     profiles={"smoke": {"distil_epochs": 2}},
 )
 

@@ -20,7 +20,7 @@ class Plain(dsfl.DSFL):
 def sharpen(experiment: Plain, store: Store, round_: int, server: str) -> dict[str, float]:
     """t = 1/C sum_c t_c: simple aggregation (Itahara et al., 2021)."""
     clients = kdlib.in_time(store, round_, "predict", experiment.client_names)
-    average = kdlib.mean([store.get(named(client, round_, "probabilities"))["probabilities"] for client in clients])
+    average = kdlib.mean([kdlib.read_logits(experiment, store, client, round_, *dsfl.KIND) for client in clients])
     store.put(named("public", round_, "consensus"), {"probabilities": average})
     return {"clients": len(clients), "entropy": dsfl.entropy(average)}
 
