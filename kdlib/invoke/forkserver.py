@@ -4,7 +4,6 @@ Without torch itself, so that it can be begun before that is loaded here.
 """
 # mypy: disable-error-code="attr-defined"
 
-import atexit
 import contextlib
 import multiprocessing
 import multiprocessing.context
@@ -65,6 +64,7 @@ def start() -> multiprocessing.context.BaseContext:
         if server._forkserver_pid != before:
             _sign().unlink(missing_ok=True)  # of one that was lost
             _begun.append(server._forkserver_pid)
+            multiprocessing.util.Finalize(None, end, exitpriority=0)  # at the end of a child of multiprocessing, too
     return context
 
 
@@ -93,7 +93,6 @@ def _of_parent() -> None:
         _parents.append(server)
 
 
-atexit.register(end)
 os.register_at_fork(after_in_child=_of_parent)
 
 

@@ -1,5 +1,6 @@
 """Imported by a worker before its first Step: what each of them needs, Lightning and all strategies among it."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -11,4 +12,5 @@ from kdlib.registry import NETWORKS, STRATEGIES
 STRATEGIES.names()
 NETWORKS.names()
 if READY in os.environ:
-    Path(os.environ.pop(READY)).touch()
+    with contextlib.suppress(OSError):  # whoever wanted to know is gone already
+        Path(os.environ.pop(READY)).touch()
