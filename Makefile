@@ -100,7 +100,20 @@ LOCKED = $(BIN)/pip index versions torch 2>/dev/null | grep -q +cpu \
 	&& echo --require-hashes --requirement requirements.lock || echo --requirement constraints.txt
 
 .venv/installed: requirements.lock pyproject.toml
+	$(INSTALL)
+	touch $@
+
+# UV=1 installs by uv, in a fraction of the time: the same versions, without hashes, which uv does not find for a +cpu build.
+ifdef UV
+define INSTALL
+	uv venv --quiet --clear --python $(PYTHON) .venv
+	uv pip install --quiet --python $(BIN)/python --torch-backend cpu --requirement constraints.txt
+	uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+endef
+else
+define INSTALL
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check $$($(LOCKED))
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
-	touch $@
+endef
+endif
