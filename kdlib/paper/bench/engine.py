@@ -1,7 +1,9 @@
 """The local engine against a plain loop, and what Lightning, the Store and Ray add to it."""
 
+import contextlib
 import functools
 import math
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from kdlib.data import sets
+from kdlib.invoke.invokers import Base, Inline
 from kdlib.invoke.perform import perform
 from kdlib.invoke.steps import Step
 from kdlib.learning import client
@@ -123,7 +126,9 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
 
     ratio: the first with the paper's widths, 1.0 being no overhead; what is added to a batch is the same for narrow
     networks and weighs more there. The plain processes divide the same Steps evenly, without Ray.
+    facts: milliseconds that a Step of a fifth of a second costs beside its work, by each Invoker of this machine.
     """
+    from kdlib.invoke.processes import Processes
     from kdlib.invoke.ray import Ray
 
     one = Step("train", 1, "client-0000")
@@ -146,13 +151,27 @@ def bench_overhead(pairs: int, quick: bool) -> Bench:
                 "ray": lambda: list(invoker.run("bench", experiment, store, steps)),
                 "inline": lambda: [perform(experiment, store, step) for step in steps]}, pairs, "ray")
         invoker.close()
+        short, store = _deployed(f"{place}/short", TINY, 0.2)
+        facts = {f"{each.name}: ms beside a Step of 0.2 s": _beside(each, short, store, one, pairs)
+                 for each in (Inline(), Processes(workers=1), Ray(workers=1))}
     factors = {"kdlib over bare": ratio(seconds["kdlib"], seconds["bare"]),
                "kdlib over bare, width x 0.25": ratio(seconds["kdlib, width x 0.25"], seconds["bare, width x 0.25"]),
                "ray over two processes": ratio(seconds["ray"], seconds["two processes"]),
                "inline over ray": ratio(seconds["inline"], seconds["ray"])}
     trained = images * experiment.local_epochs
     items = dict.fromkeys(("two processes", "ray", "inline"), len(steps) * trained)
-    return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads, items)
+    return finish("overhead", factors["kdlib over bare"], factors, seconds, experiment.threads, items, facts=facts)
+
+
+def _beside(invoker: Base, experiment: Experiment, store: Store, step: Step, pairs: int) -> float:
+    """Milliseconds a Step, of ten that follow one another, beyond those in their Records; start-up apart."""
+    with contextlib.closing(invoker):
+        taken = []
+        for _ in range(1 + pairs):
+            clock = time.perf_counter()
+            records = list(invoker.run("bench", experiment, store, [step] * 10))
+            taken.append(time.perf_counter() - clock - sum(record.seconds for record in records))
+    return 1e3 * statistics.median(taken[1:]) / 10
 
 
 def _deployed(place: str, width: float, seconds: float) -> tuple[Alone, Store]:
