@@ -7,6 +7,7 @@ import hashlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -26,8 +27,10 @@ def resolved(upgrade: list[str]) -> list[str]:
     """`NAME==VERSION \\` and its hashes, a text for each distribution; PyTorch as the index has it, with CUDA."""
     place = ROOT / ".tmp/lock/all.txt"
     place.write_text(VERSIONS.read_text())  # uv keeps the versions that it finds here
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = [word for extra in extras if extra != "peers" for word in ("--extra", extra)]  # whose Ray is its own
     bare = ["--no-annotate", "--no-header", "--no-strip-extras"]  # pip 23 must see every extra that is asked for
-    subprocess.run([Path(sys.executable).with_name("uv"), "pip", "compile", "pyproject.toml", "--all-extras", *bare,
+    subprocess.run([Path(sys.executable).with_name("uv"), "pip", "compile", "pyproject.toml", *wanted, *bare,
                     "--generate-hashes", "--python-version", PYTHON, "--python-platform", PLATFORM,
                     "--quiet", "--output-file", place, *upgrade], cwd=ROOT, check=True)
     return re.split(r"\n(?=\S)", place.read_text().strip())

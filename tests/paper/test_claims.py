@@ -53,8 +53,8 @@ def test_c1_is_decided_by_the_interval_of_the_paired_gaps(fedmd, feddf, verdict,
     class Ended(Run):
         @property
         def result(self):
-            return {"accuracy": dict(zip(("fedmd", "feddf"), (fedmd, feddf), strict=True))[
-                self.experiment.strategy][self.experiment.seed]}
+            ends = dict(zip(("fedmd", "feddf"), (fedmd, feddf), strict=True))[self.experiment.strategy]
+            return super().result | {"accuracy": ends[self.experiment.seed]}
 
     def ended(strategy, seed):
         one = by_strategy[strategy]

@@ -1,12 +1,13 @@
 import pytest
 
-from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.steps import Part, Record, Step
 from kdlib.runs.progress import Progress
 
 
 def record(step, seconds, around=0.0):
     return Record(run="key", round=1, step=step, subject="a", started=0.0, seconds=seconds, around=around, cold=False,
-                  bytes_in=0, bytes_out=0, peak_memory=0, threads=1, backend="inline", parts=())
+                  bytes_in=0, bytes_out=0, peak_memory=0, threads=1, backend="inline",
+                  parts=(Part(step=step, round=1, seconds=seconds, metrics={}),))
 
 
 STEPS = [Step("train", 1, name) for name in "abcd"] + [Step("evaluate", 1, name) for name in "ab"]

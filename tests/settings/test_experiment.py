@@ -19,7 +19,7 @@ HASHES = {"private.x": "ab", "public.x": "cd"}
 
 OTHER = {
     "seed": 1, "clients": 7, "rounds": 4, "architectures": ("cnn2-128-256",), "width": 0.5, "samples": 99,
-    "test_items": 99, "batch": 16, "learning_rate": 0.01, "optimizer": "sgd", "device": "cuda",
+    "test_items": 99, "evaluate_every": 3, "batch": 16, "learning_rate": 0.01, "optimizer": "sgd", "device": "cuda",
     "batch_norm_momentum": 0.2, "threads": 2,
     "public_items": 99, "alignment_items": 99, "pretrain_epochs": 9, "pretrain_batch": 9, "pretrain_patience": 9,
     "transfer_epochs": 9, "transfer_patience": 9, "min_delta": 0.5, "digest_epochs": 9, "digest_batch": 9,
@@ -39,6 +39,7 @@ EVERY = {
     "architectures": ("cnn2-128-256", "cnn2-128-512", "cnn3-64-128-256", "cnn3-128-192-256", "cnn4-64-64-64-256",
                       "cnn4-128-192-256-256"),
     "width": 1.0, "samples": None, "windows": "drawn", "test_items": None, "batch": 32, "learning_rate": 1e-3,
+    "evaluate_every": 1,
     "optimizer": "adam", "batch_norm_momentum": 0.01, "threads": 1, "device": "cpu", "precision": "fp32",
 }
 CHOSEN = {"selection": "round-robin", "durations": "modelled", "slow": None, "fail": None}
