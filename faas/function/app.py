@@ -12,6 +12,7 @@ Every answer but 200 is {"error": one line}, with "damaged": NAME where an objec
 
 import asyncio
 import logging
+import os
 import re
 import time
 import uuid
@@ -29,13 +30,15 @@ from faas.function.identity import Identity
 from faas.function.instance import Instance
 from kdlib.errors import KdlibError, Unreachable
 from kdlib.invoke.steps import Step
-from kdlib.invoke.tokens import Forbidden, Unauthorised
+from kdlib.invoke.tokens import Claims, Forbidden, Unauthorised
 from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.toml import one_line
 
 LONGEST = 4096  # bytes of a body; a Step has about 100
 PATIENCE = 10.0  # seconds that a body may take
 LINE = 16  # calls that wait for their turn at most
+LAST_WORDS = 0.5  # seconds between the last answer and the end of the process
+STUCK = 70  # its exit status
 REQUEST = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger("faas")
@@ -110,10 +113,23 @@ class Door:
                 if await request.is_disconnected():  # it will come again, or has given up
                     raise ClientDisconnect
                 log.info("begun", extra={"about": about})
-                return await asyncio.get_running_loop().run_in_executor(
-                    self.thread, self.instance.carry_out, claims, Step(call.step, call.round, call.subject))
+                return await self._in_time(claims, Step(call.step, call.round, call.subject))
         finally:
             self.waiting -= 1
+
+
+    async def _in_time(self, claims: Claims, step: Step) -> str:
+        """The Step's Record; where it does not come, this process ends once that is said: nothing else frees it."""
+        loop, seconds = asyncio.get_running_loop(), self.identity.deadline * len(step.parts)
+        carried_out = loop.run_in_executor(self.thread, self.instance.carry_out, claims, step)
+        try:
+            return await asyncio.wait_for(asyncio.shield(carried_out), seconds)
+        except TimeoutError as error:
+            if carried_out.done():  # the Step's own error
+                raise
+            loop.call_later(LAST_WORDS, os._exit, STUCK)
+            raise Refusal(503, f"the Step did not end within {seconds:g} seconds; the function begins anew "
+                               "(KDLIB_DEADLINE sets that time)", **{"Retry-After": "1"}) from error
 
 
 def make_app(identity: Identity) -> Starlette:

@@ -12,15 +12,21 @@ from kdlib.invoke import tokens
 from kdlib.invoke.tokens import AGGREGATOR
 
 PORT = "8080"  # where a function listens that is told nothing else
+DEADLINE = 1200  # seconds of a Step: twice as long as its caller waits, who then asks again
+LONGEST_DEADLINE = 7 * 24 * 3600
 SUBJECT = re.compile(rf"{AGGREGATOR}|client-[0-9]{{4}}")
 
 
 class Identity(NamedTuple):
-    """subject: client-0000 ..., or aggregator; store: URL without a run's key, `{owner}` in it; accepted: secrets."""
+    """subject: client-0000 ..., or aggregator; store: URL without a run's key, `{owner}` in it; accepted: secrets.
+
+    deadline: seconds after which a Step is stuck, and the instance ends for another one to begin.
+    """
 
     subject: str
     store: str
     accepted: tuple[str, ...]
+    deadline: float = DEADLINE
 
     def admit(self, token: str) -> tokens.Claims:
         """What a bearer token is for. Raises kdlib.invoke.tokens.Unauthorised and Forbidden."""
@@ -38,9 +44,12 @@ def or_exit() -> Iterator[None]:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Identity:
-    """By KDLIB_SUBJECT, KDLIB_STORE, KDLIB_SECRETS and PORT. Raises KdlibError for what a function cannot be."""
+    """By KDLIB_SUBJECT, KDLIB_STORE, KDLIB_SECRETS, KDLIB_DEADLINE and PORT.
+
+    Raises KdlibError for what a function cannot be.
+    """
     subject, store = environment.get("KDLIB_SUBJECT", ""), environment.get("KDLIB_STORE", "")
-    port = environment.get("PORT", PORT)
+    port, deadline = environment.get("PORT", PORT), environment.get("KDLIB_DEADLINE", str(DEADLINE))
     if not SUBJECT.fullmatch(subject):
         raise KdlibError(f"KDLIB_SUBJECT is {subject!r}; allowed: {AGGREGATOR}, or client- and four digits")
     if "{owner}" not in store:
@@ -48,4 +57,6 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Identity:
                          "file:///store/{owner}")
     if not (port.isdecimal() and 0 < int(port) < 65536):
         raise KdlibError(f"PORT is {port!r}; allowed: 1 to 65535")
-    return Identity(subject, store.rstrip("/"), tokens.secrets(environment.get("KDLIB_SECRETS")))
+    if not (deadline.isdecimal() and 0 < int(deadline) <= LONGEST_DEADLINE):
+        raise KdlibError(f"KDLIB_DEADLINE is {deadline!r}; allowed: 1 to {LONGEST_DEADLINE} seconds of a Step")
+    return Identity(subject, store.rstrip("/"), tokens.secrets(environment.get("KDLIB_SECRETS")), float(deadline))

@@ -59,6 +59,7 @@ def _serve() -> None:
     import uvicorn
 
     from faas.function.app import make_app
+    from faas.function.connections import settings
     from faas.function.logs import to_stderr
 
     to_stderr()
@@ -67,8 +68,8 @@ def _serve() -> None:
     gc.freeze()
     gc.enable()
     uvicorn.run(app, host=os.environ.get("HOST", "0.0.0.0"), port=int(os.environ.get("PORT", PORT)),
-                http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-                timeout_keep_alive=KEPT_OPEN)
+                ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
+                timeout_keep_alive=KEPT_OPEN, **settings())
 
 
 def _end(signal_number: int, frame: FrameType | None) -> None:

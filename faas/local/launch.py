@@ -25,7 +25,7 @@ NOBODY = 65532  # whom containers run as where root starts them
 LABEL = "kdlib.functions"  # of containers: the folder that they belong to
 
 # What a function's process gets of the caller's environment; not credentials, and nothing that changes its results.
-PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "NO_PROXY")
+PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "NO_PROXY", "KDLIB_DEADLINE")
 DOCKERS_OWN = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY",
                "DOCKER_CERT_PATH", "XDG_RUNTIME_DIR")
 

@@ -62,8 +62,8 @@ def cohort(round_: int) -> str:
 
 
 def record(function: str, round_: int, subject: str, step: str) -> str:
-    """The Record of a Step that a function has carried out.
+    """The Record of a Step that a function has carried out, alone or as a part.
 
     It is none of a round: it outlasts the round's objects, or a late repetition would write them anew.
     """
-    return f"{function}/records/{round_:03}-{word(subject)}-{step.replace('+', '--').replace('>', '---')}"
+    return f"{function}/records/{round_:03}-{word(subject)}-{step}"

@@ -12,10 +12,10 @@ from typing import Any
 import fsspec
 import safetensors
 import safetensors.torch
-from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from kdlib.errors import Damaged, KdlibError, Missing
+from kdlib.store.folder import Folder, NotAFile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*(/[a-z0-9][a-z0-9_-]*)*")
 OWNER = r"(?:private/|(?!private/))[a-z0-9][a-z0-9_-]*"
@@ -26,6 +26,8 @@ SEAL = {TENSORS: re.compile(rb'.{8}\{"__metadata__":\{"sha256":"([0-9a-f]{64})"'
         JSON: re.compile(rb'\{"sha256":"([0-9a-f]{64})"')}
 ZEROS = "0" * 64
 JSON_LIMIT = 64 * 2**20  # bytes
+LARGEST = 8 * 2**30  # bytes of any object; the data of the largest task have a thousandth
+NO_FILE = "it is no file, but a link, a folder, a pipe or a device, or lies in what is no folder"
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*)(::|://)")  # what a URL begins with, or a chain of them
 
 
@@ -102,7 +104,8 @@ class Store:
         """True where tensors or JSON of that name are there, whole or damaged."""
         for suffix in (TENSORS, JSON):
             with contextlib.suppress(Missing):
-                self._read(name, suffix, 1)
+                with contextlib.suppress(Damaged):
+                    self._read(name, suffix, 1)
                 return True
         return False
 
@@ -115,8 +118,12 @@ class Store:
     def delete(self, name: str) -> None:
         """Remove the object that `names` calls `name`; one that is gone already is well."""
         path = self._path(*_kind(name))
-        with contextlib.suppress(FileNotFoundError):
+        try:
             self._attempt(f"{name} in {self.url}", self.fs.rm_file, path)
+        except FileNotFoundError:
+            pass
+        except NotAFile as error:
+            raise self._damaged(name, NO_FILE) from error
 
     def content(self, name: str) -> bytes:
         """The bytes of the object that `names` calls `name`, as they lie, for hashing."""
@@ -136,15 +143,18 @@ class Store:
         path = self._path(name, suffix)
         try:
             content: bytes = self._attempt(f"{name} in {self.url}", self.fs.cat_file, path,
-                                           **({"start": 0, "end": most} if most else {}))
+                                           start=0, end=most or LARGEST + 1)
         except FileNotFoundError as error:
             raise Missing(f"{name} is not in {self.url}") from error
+        except NotAFile as error:
+            raise self._damaged(name, NO_FILE) from error
         self.bytes_in += len(content)
         return content
 
     def _read_sealed(self, name: str, suffix: str, limit: int | None = None) -> bytes:
-        content = self._read(name, suffix, limit and limit + 1)
-        if limit and len(content) > limit:
+        limit = min(limit or LARGEST, LARGEST)
+        content = self._read(name, suffix, limit + 1)
+        if len(content) > limit:
             raise self._damaged(name, f"it has over {limit} bytes")
         seal = SEAL[suffix].match(content)
         if not seal:
@@ -163,15 +173,21 @@ class Store:
             self._attempt(f"{name} in {self.url}", self.fs.pipe_file, path, content,
                           mode="create" if new else "overwrite")
         else:
-            self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            beside = f"{path}.{uuid.uuid4().hex}.part"  # functions in several containers share process ids
             try:
-                self.fs.pipe_file(beside, content)
-                (self.fs.link if new else self.fs.mv)(beside, path)
-            finally:
-                if self.fs.exists(beside):
-                    self.fs.rm_file(beside)
+                self._write_file(path, content, new)
+            except NotAFile as error:
+                raise self._damaged(name, NO_FILE) from error
         self.bytes_out += len(content)
+
+    def _write_file(self, path: str, content: bytes, new: bool) -> None:
+        self.fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        beside = f"{path}.{uuid.uuid4().hex}.part"  # functions in several containers share process ids
+        try:
+            self.fs.pipe_file(beside, content)
+            (self.fs.link if new else self.fs.mv)(beside, path)
+        finally:
+            if self.fs.exists(beside):
+                self.fs.rm_file(beside)
 
     def _to_json(self, name: str, value: object) -> bytes:
         text = json.dumps({"sha256": ZEROS, "value": value}, sort_keys=True, allow_nan=False, separators=(",", ":"))
@@ -213,7 +229,8 @@ def _located(url: str) -> tuple[Any, str, Callable[..., Any]]:
 
 
 def _folder(path: Path) -> tuple[Any, str, Callable[..., Any]]:
-    return LocalFileSystem(), str(path.absolute()), _once
+    place = str(path.absolute())
+    return Folder(place.partition("/{owner}")[0]), place, _once
 
 
 def _once(what: str, call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:

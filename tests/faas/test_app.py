@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import jwt
@@ -77,6 +79,54 @@ def test_a_fused_step_has_a_record_of_its_own(client, aggregator):
     assert [part.step for part in record.parts] == ["transfer", "evaluate", "communicate"]
 
 
+def test_a_part_is_carried_out_once_however_it_is_asked_for(client, aggregator, place):
+    run = "e" * 16
+    store = deployed(f"{place}/store/{{owner}}", tiny("fedmd", seed=4), run)
+    assert aggregator.step("pretrain", 0, "cnn2-128-256", run=run).status_code == 200
+    alone = Record.model_validate_json(client.step("transfer", 0, run=run).content)
+    weights = place / f"store/client-0000/{run}/000/weights.safetensors"
+    written = weights.stat().st_mtime_ns
+    fused = Record.model_validate_json(client.step("transfer+evaluate>communicate", 0, run=run).content)
+    assert [part.step for part in fused.parts] == ["transfer", "evaluate", "communicate"]
+    assert repr(fused.parts[0]) == repr(alone.parts[0])  # a loss may be NaN, which equals nothing
+    assert fused.bytes_out > alone.bytes_out
+    before = {name: store.content(name) for name in store.names()}
+    store.delete("client-0000/001/logits")
+    for name, round_, part in [("transfer", 0, 0), ("evaluate", 0, 1), ("communicate", 1, 2)]:
+        record = Record.model_validate_json(client.step(name, round_, run=run).content)
+        assert repr(record.parts) == repr((fused.parts[part],)) and record.round == round_
+    rest = Record.model_validate_json(client.step("evaluate>communicate", 0, run=run).content)
+    assert repr(rest.parts) == repr(fused.parts[1:])
+    for name, round_ in [("transfer+transfer", 0), ("transfer+evaluate+evaluate", 0), ("evaluate+transfer", 0),
+                         ("communicate+communicate", 1), ("transfer>communicate>digest", 0)]:
+        assert client.step(name, round_, run=run).status_code == 422, name
+    del before["client-0000/001/logits"]
+    assert {name: store.content(name) for name in store.names()} == before
+    assert weights.stat().st_mtime_ns == written
+
+
+def test_a_fused_step_killed_between_its_records_ends_as_if_it_had_not_been(client, aggregator, place):
+    aggregator.step("pretrain", 0, "cnn2-128-256")
+    client.step("transfer+evaluate>communicate", 0)
+    store = Store(f"{place}/store/{{owner}}/{KEY}")
+    before = {name: store.content(name) for name in store.names() if "/records/" not in name}
+    for name in ("000-client-0000-transfer", "000-client-0000-evaluate"):
+        store.delete(f"client-0000/records/{name}.json")
+    record = Record.model_validate_json(client.step("transfer+evaluate>communicate", 0).content)
+    assert [part.step for part in record.parts] == ["transfer", "evaluate", "communicate"]
+    assert {name: store.content(name) for name in store.names() if "/records/" not in name} == before
+
+
+@pytest.mark.parametrize("planted", [7, "no JSON", "{}", [], None])
+def test_a_record_that_is_none_is_damaged_and_nothing_is_carried_out(planted, client, place):
+    run = uuid.uuid4().hex[:16]
+    store = deployed(f"{place}/store/{{owner}}", tiny("fedmd"), run)
+    store.put_json("client-0000/records/000-client-0000-transfer", planted)
+    answer = client.step("transfer", 0, run=run)
+    assert answer.status_code == 422 and "is damaged" in answer.json()["error"]
+    assert not store.exists("client-0000/000/weights")
+
+
 @pytest.mark.parametrize(("change", "status", "said"), [
     ({"run": "../" + KEY[3:]}, 400, "not a Step: run"),
     ({"run": None}, 400, "not a Step: run"),
@@ -98,6 +148,10 @@ def test_a_fused_step_has_a_record_of_its_own(client, aggregator):
     ({"step": "aggregate"}, 422, "has no aggregate of client-0000 in round 1"),
     ({"step": "communicate", "round": 3}, 422, "has no communicate of client-0000 in round 3"),
     ({"step": "transfer"}, 422, "has no transfer of client-0000 in round 1"),
+    ({"step": "digest+digest"}, 422, "has no digest+digest of client-0000 in round 1"),
+    ({"step": "revisit+digest"}, 422, "has no revisit+digest of client-0000 in round 1"),
+    ({"step": "communicate>communicate"}, 422, "has no communicate>communicate of client-0000 in round 1"),
+    ({"step": "communicate+digest"}, 422, "has no communicate+digest of client-0000 in round 1"),
     ({"step": "revisit", "round": 2}, 422, "client-0000/002/digested is not in file://"),
 ])
 def test_what_is_wrong_is_said(change, status, said, client):
@@ -221,12 +275,39 @@ def test_sigterm_lets_the_step_in_hand_end_well(place, slow, tmp_path):
         assert function.process.wait(120) == 0
 
 
+def test_a_stuck_step_ends_its_function_once_that_is_said(place, aggregator, tmp_path):
+    run = "d" * 16
+    deployed(f"{place}/store/{{owner}}", tiny("fedmd", seed=2, transfer_patience=100, samples=200,
+                                              transfer_epochs=1000), run)
+    assert aggregator.step("pretrain", 0, "cnn2-128-256", run=run).status_code == 200
+    with Function("client-0000", f"file://{place}/store/{{owner}}", tmp_path / "log", KDLIB_DEADLINE="1") as function:
+        answer = function.step("transfer", 0, run=run)
+        assert answer.status_code == 503 and "did not end within 1 seconds" in answer.json()["error"]
+        assert function.process.wait(20) == app.STUCK
+        assert Store(f"{place}/store/{{owner}}/{run}").names().count("client-0000/000/weights") == 0
+    assert '"status": 503' in function.log.read_text()
+
+
+@pytest.mark.parametrize("plant", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero"),
+                                   lambda path: path.symlink_to(path)], ids=["pipe", "folder", "zero", "loop"])
+def test_what_lies_in_an_objects_place_blocks_no_function(plant, client, place):
+    run = uuid.uuid4().hex[:16]
+    deployed(f"{place}/store/{{owner}}", tiny("fedmd"), run)
+    folder = place / f"store/public/{run}/000"
+    folder.mkdir()
+    plant(folder / "cnn2-128-256.safetensors")
+    answer = client.step("transfer", 0, run=run)
+    assert answer.status_code == 422 and answer.json()["damaged"] == "public/000/cnn2-128-256", answer.text
+
+
 @pytest.mark.parametrize(("name", "value", "said"), [
     ("KDLIB_SUBJECT", "client-1", "KDLIB_SUBJECT is 'client-1'; allowed: aggregator, or client- and four digits"),
     ("KDLIB_STORE", "/store", "KDLIB_STORE is '/store'; allowed: a URL with {owner} in it"),
     ("KDLIB_SECRETS", "short", "KDLIB_SECRETS holds what cannot be used"),
     ("KDLIB_SECRETS", "", "KDLIB_SECRETS holds no secret"),
     ("PORT", "0", "PORT is '0'; allowed: 1 to 65535"),
+    ("KDLIB_DEADLINE", "0", "KDLIB_DEADLINE is '0'; allowed: 1 to 604800 seconds"),
+    ("KDLIB_DEADLINE", "soon", "KDLIB_DEADLINE is 'soon'; allowed: 1 to 604800 seconds"),
 ])
 def test_a_wrong_environment_is_one_line(name, value, said, tmp_path):
     function = Function("client-0000", "/store/{owner}", tmp_path / "log", **{name: value})
