@@ -79,11 +79,11 @@ def endpoints(
 
 @app.command()
 def delete(folder: Folder) -> None:
-    """Remove the deployment from the cluster; what its functions wrote to the store stays."""
+    """Remove the deployment from the cluster, with all that is in its namespace; the store's objects stay."""
     from faas.cluster import kubectl
     from faas.cluster.deployment import Deployment
 
-    kubectl.delete(Deployment(folder))
+    kubectl.delete(Deployment(folder), lambda line: typer.echo(line, err=True))
 
 
 @app.command()

@@ -3,6 +3,8 @@
 import json
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from kdlib.invoke.http import Endpoints
 
 KIND = "services.serving.knative.dev"
+OF_FUNCTIONS = "serving.knative.dev/service"  # a label of every function's pods, whose value is the function's name
+HANDOVER = 35  # seconds that pods have to end by themselves; without a Step it takes them Knative's 30
+STUCK = 60  # seconds more until pods that do not go are reported
 OURS = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LOG_LINE = re.compile(r"[EWIF][0-9]{4} |Warning: ")
 
@@ -80,9 +85,35 @@ def write_endpoints(there: "Endpoints", secret: str, out: Path) -> None:
         beside.replace(path)
 
 
-def delete(deployment: Deployment) -> None:
-    """Remove all of it from the cluster; what lies in the store stays. Raises KdlibError where the cluster refuses."""
+def delete(deployment: Deployment, say: Callable[[str], None] = lambda line: None) -> None:
+    """Remove all of it from the cluster; what lies in the store stays. Raises KdlibError where the cluster refuses.
+
+    The functions go first, and their pods: a namespace that still has pods waits for half their grace, five minutes.
+    A Step in hand has HANDOVER seconds. say: is called with each line of progress.
+    """
+    inside = ("--namespace", deployment.namespace)
+    _kubectl("delete", KIND, *inside, "--all")
+    say("the functions are gone; waiting for their pods, about half a minute")
+    _await_pods(inside, say)
     _kubectl("delete", "--ignore-not-found", "--filename", deployment.folder, patience=600)
+    say(f"namespace {deployment.namespace} is gone")
+
+
+def _await_pods(inside: tuple[str, ...], say: Callable[[str], None]) -> None:
+    """Until no function has a pod; those that take longer than HANDOVER are ended."""
+    begun, left, ended = time.monotonic(), None, False
+    while pods := _kubectl("get", "pods", *inside, "--selector", OF_FUNCTIONS, "--output", "name").split():
+        if len(pods) != left:
+            left = len(pods)
+            say(f"pods left: {left}")
+        if not ended and time.monotonic() - begun > HANDOVER:
+            ended = True
+            say(f"ending what still runs after {HANDOVER} seconds")
+            _kubectl("delete", *pods, *inside, "--ignore-not-found", "--grace-period=5", "--wait=false")
+        if time.monotonic() - begun > HANDOVER + STUCK:
+            raise KdlibError(f"{left} pods are still there, {pods[0]} among them; is their node? allowed: "
+                             f"`kubectl describe {pods[0]} {' '.join(inside)}` says why, then `delete` again")
+        time.sleep(1)
 
 
 def _lay_out(deployment: Deployment) -> None:
