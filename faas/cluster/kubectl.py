@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from faas.cluster import access
 from faas.cluster.deployment import LABELS, NAMESPACE_FILE, RAY_FILE, Deployment
+from faas.cluster.layout import expect_user, lay_out
 from kdlib.errors import KdlibError
-from kdlib.invoke.tokens import AGGREGATOR
 
 if TYPE_CHECKING:
     from kdlib.invoke.http import Endpoints
@@ -31,9 +30,10 @@ def deploy(deployment: Deployment, ray: bool = False, seconds: int = 600) -> Non
     ray: also the RayCluster. Raises KdlibError where the cluster refuses, or is not ready in time.
     """
     inside = ("--namespace", deployment.namespace)
+    expect_user(deployment)
     _kubectl("apply", "--filename", deployment.folder / NAMESPACE_FILE)
     _expect_secrets(deployment, inside)
-    _lay_out(deployment)
+    lay_out(deployment)
     _kubectl("apply", "--filename", deployment.folder)
     there = [name.rpartition("/")[2] for name in
              _kubectl("get", KIND, *inside, "--selector", OURS, "--output", "name").split()]
@@ -114,17 +114,6 @@ def _await_pods(inside: tuple[str, ...], say: Callable[[str], None]) -> None:
             raise KdlibError(f"{left} pods are still there, {pods[0]} among them; is their node? allowed: "
                              f"`kubectl describe {pods[0]} {' '.join(inside)}` says why, then `delete` again")
         time.sleep(1)
-
-
-def _lay_out(deployment: Deployment) -> None:
-    """Every owner's folder, if the store is a folder here: else the cluster makes them, and makes them root's."""
-    url = urlsplit(deployment.store or "")
-    if url.scheme != "file":
-        return
-    clients = [name for name in deployment.functions if name != AGGREGATOR]
-    for subject in deployment.functions:
-        for owner in access.folders(subject, clients):
-            (Path(url.path) / owner).mkdir(parents=True, exist_ok=True)
 
 
 def _expect_secrets(deployment: Deployment, inside: tuple[str, ...]) -> None:
