@@ -12,7 +12,8 @@ from kdlib.errors import KdlibError
 LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
 STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
 TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"  # the Secret of the functions' tokens
-NAMESPACE_FILE, TOKENS_FILE, RAY_FILE = "00-namespace.yaml", "10-tokens.yaml", "ray/cluster.yaml"
+NAMESPACE_FILE, TOKENS_FILE, CALLERS_FILE = "00-namespace.yaml", "10-tokens.yaml", "11-callers.yaml"
+RAY_FILE = "ray/cluster.yaml"
 
 
 class Deployment:
