@@ -19,9 +19,9 @@ RAY_FILE = "ray/cluster.yaml"
 class Deployment:
     """What a folder says. Raises KdlibError where it is none, or one of its manifests is wrong.
 
-    manifests: file name -> manifest, in the order of the names; namespace; functions: names of the Services;
-    users: whom they run as; store: its URL for the driving process; secret: what KDLIB_SECRETS is;
-    secrets_elsewhere: names of the Secrets that the functions need and the folder has not.
+    manifests: file name -> manifest, in the order of the names; namespace; services: name -> Service;
+    functions: their names; users: whom they run as; store: its URL for the driving process; secret: what KDLIB_SECRETS
+    is; secrets_elsewhere: names of the Secrets that the functions need and the folder has not.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -37,7 +37,8 @@ class Deployment:
         self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
         self.secret = secret_of(self.manifests[TOKENS_FILE])
         services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
-        self.functions: list[str] = [service["metadata"]["name"] for service in services]
+        self.services: dict[str, Any] = {service["metadata"]["name"]: service for service in services}
+        self.functions: list[str] = list(self.services)
         self.users: set[int] = {_container(service)["securityContext"]["runAsUser"] for service in services}
         self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
 
