@@ -78,12 +78,23 @@ def endpoints(
 
 
 @app.command()
+def func(folder: Folder, out: Annotated[Path, typer.Option(help="A new folder.")]) -> None:
+    """Write a project for each function, for Knative's own `func deploy --path OUT/FUNCTION`; the store is in S3."""
+    from faas.cluster.deployment import Deployment
+    from faas.cluster.func import write
+
+    deployment = Deployment(folder)
+    write(deployment, out)
+    typer.echo(f"{len(deployment.functions)} projects in {out}")
+
+
+@app.command()
 def delete(folder: Folder) -> None:
-    """Remove the deployment from the cluster; what its functions wrote to the store stays."""
+    """Remove the deployment from the cluster, with all that is in its namespace; the store's objects stay."""
     from faas.cluster import kubectl
     from faas.cluster.deployment import Deployment
 
-    kubectl.delete(Deployment(folder))
+    kubectl.delete(Deployment(folder), lambda line: typer.echo(line, err=True))
 
 
 @app.command()

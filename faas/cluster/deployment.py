@@ -12,15 +12,16 @@ from kdlib.errors import KdlibError
 LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
 STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
 TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"  # the Secret of the functions' tokens
-NAMESPACE_FILE, TOKENS_FILE, RAY_FILE = "00-namespace.yaml", "10-tokens.yaml", "ray/cluster.yaml"
+NAMESPACE_FILE, TOKENS_FILE, CALLERS_FILE = "00-namespace.yaml", "10-tokens.yaml", "11-callers.yaml"
+RAY_FILE = "ray/cluster.yaml"
 
 
 class Deployment:
     """What a folder says. Raises KdlibError where it is none, or one of its manifests is wrong.
 
-    manifests: file name -> manifest, in the order of the names; namespace; functions: names of the Services;
-    store: its URL for the driving process; secret: what KDLIB_SECRETS is; secrets_elsewhere: names of the Secrets that
-    the functions need and the folder has not.
+    manifests: file name -> manifest, in the order of the names; namespace; services: name -> Service;
+    functions: their names; users: whom they run as; store: its URL for the driving process; secret: what KDLIB_SECRETS
+    is; secrets_elsewhere: names of the Secrets that the functions need and the folder has not.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -36,7 +37,9 @@ class Deployment:
         self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
         self.secret = secret_of(self.manifests[TOKENS_FILE])
         services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
-        self.functions: list[str] = [service["metadata"]["name"] for service in services]
+        self.services: dict[str, Any] = {service["metadata"]["name"]: service for service in services}
+        self.functions: list[str] = list(self.services)
+        self.users: set[int] = {_container(service)["securityContext"]["runAsUser"] for service in services}
         self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
 
 
@@ -56,6 +59,10 @@ def secret_of(tokens: dict) -> str:
         raise KdlibError(f"{TOKENS_FILE} has no {TOKENS_KEY}; allowed: as `render` wrote it") from error
 
 
+def _container(service: dict) -> dict:
+    return service["spec"]["template"]["spec"]["containers"][0]
+
+
 def _secret_names(service: dict) -> list[str]:
-    environment = service["spec"]["template"]["spec"]["containers"][0]["env"]
+    environment = _container(service)["env"]
     return [entry["valueFrom"]["secretKeyRef"]["name"] for entry in environment if "valueFrom" in entry]

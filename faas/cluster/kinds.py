@@ -113,7 +113,8 @@ PROBE = {
 ServicePort = closed(containerPort=but(Port, 8008, 8012, 8013, 8022, 9090, 9091),
                      name=NotRequired[Literal["http1", "h2c"]], protocol=NotRequired[Literal["TCP"]])
 Function = closed(
-    **CONTAINER, name=but(Label, "queue-proxy"), readinessProbe=closed(_quick, **PROBE), livenessProbe=closed(**PROBE),
+    **CONTAINER, name=but(Label, "queue-proxy"), startupProbe=NotRequired[closed(**PROBE)],
+    readinessProbe=closed(_quick, **PROBE), livenessProbe=closed(**PROBE),
     ports=NotRequired[_one(ServicePort, least=0)])
 Revision = closed(
     _mounted, _at_most("responseStartTimeoutSeconds", "timeoutSeconds"),
@@ -130,6 +131,9 @@ Labels = dict[matching(r"([a-z0-9.-]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,62}", "NAME 
               matching(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?", "up to 63 letters, digits, -, _ and .")]
 MARKS = {"labels": NotRequired[Labels], "annotations": NotRequired[dict[str, str]]}
 Global, Namespaced = closed(name=Label, **MARKS), closed(name=Label, namespace=Label, **MARKS)
+# A list without an entry would let everybody in.
+Caller = closed(namespaceSelector=closed(matchLabels=Annotated[Labels, Field(min_length=1)]))
+Ingress = closed(**{"from": Annotated[list[Caller], Field(min_length=1)]})
 Storage = closed(storage=Size)
 AccessModes = Annotated[list[Literal["ReadWriteMany", "ReadWriteOnce"]], Field(min_length=1)]
 
@@ -137,6 +141,8 @@ KINDS = {which: TypeAdapter(closed(apiVersion=str, kind=str, **fields)) for whic
     ("v1", "Namespace"): {"metadata": Global},
     ("v1", "Secret"): {
         "metadata": Namespaced, "type": NotRequired[Literal["Opaque"]], "data": Annotated[object, rule(_encoded)]},
+    ("networking.k8s.io/v1", "NetworkPolicy"): {"metadata": Namespaced, "spec": closed(
+        podSelector=closed(matchLabels=Labels), policyTypes=_one(Literal["Ingress"]), ingress=_one(Ingress))},
     ("v1", "PersistentVolume"): {"metadata": Global, "spec": closed(
         capacity=Storage, accessModes=AccessModes, persistentVolumeReclaimPolicy=Literal["Retain"],
         storageClassName=Literal[""], claimRef=closed(name=Label, namespace=Label),

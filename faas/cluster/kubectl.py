@@ -3,19 +3,23 @@
 import json
 import re
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from faas.cluster import access
 from faas.cluster.deployment import LABELS, NAMESPACE_FILE, RAY_FILE, Deployment
+from faas.cluster.layout import expect_user, lay_out
 from kdlib.errors import KdlibError
-from kdlib.invoke.tokens import AGGREGATOR
 
 if TYPE_CHECKING:
     from kdlib.invoke.http import Endpoints
 
 KIND = "services.serving.knative.dev"
+OF_FUNCTIONS = "serving.knative.dev/service"  # a label of every function's pods, whose value is the function's name
+HANDOVER = 35  # seconds that pods have to end by themselves; without a Step it takes them Knative's 30
+STUCK = 60  # seconds more until pods that do not go are reported
 OURS = ",".join(f"{name}={value}" for name, value in LABELS.items())
 LOG_LINE = re.compile(r"[EWIF][0-9]{4} |Warning: ")
 
@@ -26,9 +30,10 @@ def deploy(deployment: Deployment, ray: bool = False, seconds: int = 600) -> Non
     ray: also the RayCluster. Raises KdlibError where the cluster refuses, or is not ready in time.
     """
     inside = ("--namespace", deployment.namespace)
+    expect_user(deployment)
     _kubectl("apply", "--filename", deployment.folder / NAMESPACE_FILE)
     _expect_secrets(deployment, inside)
-    _lay_out(deployment)
+    lay_out(deployment)
     _kubectl("apply", "--filename", deployment.folder)
     there = [name.rpartition("/")[2] for name in
              _kubectl("get", KIND, *inside, "--selector", OURS, "--output", "name").split()]
@@ -80,20 +85,35 @@ def write_endpoints(there: "Endpoints", secret: str, out: Path) -> None:
         beside.replace(path)
 
 
-def delete(deployment: Deployment) -> None:
-    """Remove all of it from the cluster; what lies in the store stays. Raises KdlibError where the cluster refuses."""
+def delete(deployment: Deployment, say: Callable[[str], None] = lambda line: None) -> None:
+    """Remove all of it from the cluster; what lies in the store stays. Raises KdlibError where the cluster refuses.
+
+    The functions go first, and their pods: a namespace that still has pods waits for half their grace, five minutes.
+    A Step in hand has HANDOVER seconds. say: is called with each line of progress.
+    """
+    inside = ("--namespace", deployment.namespace)
+    _kubectl("delete", KIND, *inside, "--all")
+    say("the functions are gone; waiting for their pods, about half a minute")
+    _await_pods(inside, say)
     _kubectl("delete", "--ignore-not-found", "--filename", deployment.folder, patience=600)
+    say(f"namespace {deployment.namespace} is gone")
 
 
-def _lay_out(deployment: Deployment) -> None:
-    """Every owner's folder, if the store is a folder here: else the cluster makes them, and makes them root's."""
-    url = urlsplit(deployment.store or "")
-    if url.scheme != "file":
-        return
-    clients = [name for name in deployment.functions if name != AGGREGATOR]
-    for subject in deployment.functions:
-        for owner in access.folders(subject, clients):
-            (Path(url.path) / owner).mkdir(parents=True, exist_ok=True)
+def _await_pods(inside: tuple[str, ...], say: Callable[[str], None]) -> None:
+    """Until no function has a pod; those that take longer than HANDOVER are ended."""
+    begun, left, ended = time.monotonic(), None, False
+    while pods := _kubectl("get", "pods", *inside, "--selector", OF_FUNCTIONS, "--output", "name").split():
+        if len(pods) != left:
+            left = len(pods)
+            say(f"pods left: {left}")
+        if not ended and time.monotonic() - begun > HANDOVER:
+            ended = True
+            say(f"ending what still runs after {HANDOVER} seconds")
+            _kubectl("delete", *pods, *inside, "--ignore-not-found", "--grace-period=5", "--wait=false")
+        if time.monotonic() - begun > HANDOVER + STUCK:
+            raise KdlibError(f"{left} pods are still there, {pods[0]} among them; is their node? allowed: "
+                             f"`kubectl describe {pods[0]} {' '.join(inside)}` says why, then `delete` again")
+        time.sleep(1)
 
 
 def _expect_secrets(deployment: Deployment, inside: tuple[str, ...]) -> None:

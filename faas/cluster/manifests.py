@@ -9,7 +9,16 @@ from pydantic import TypeAdapter
 
 from faas.cluster import access
 from faas.cluster.annotations import AUTOSCALING
-from faas.cluster.deployment import LABELS, NAMESPACE_FILE, RAY_FILE, STORE_NOTE, TOKENS, TOKENS_FILE, TOKENS_KEY
+from faas.cluster.deployment import (
+    CALLERS_FILE,
+    LABELS,
+    NAMESPACE_FILE,
+    RAY_FILE,
+    STORE_NOTE,
+    TOKENS,
+    TOKENS_FILE,
+    TOKENS_KEY,
+)
 from faas.cluster.fields import Image
 from faas.cluster.resources import Allotment, aggregator_allotment, client_allotment, worker_memory
 from faas.cluster.validation import expect
@@ -22,6 +31,7 @@ from kdlib.settings.experiment import Experiment
 STORE = "/store"  # in a function, whose folders are mounted below it
 STORE_VOLUME = "store"
 RAYS_OWN = 2048  # MiB of Ray's processes, its object store among them
+START = 300  # seconds that a function may take to start
 ALIVE, READY = "/health/liveness", "/health/readiness"
 
 
@@ -37,7 +47,8 @@ def manifests(experiment: Experiment, image: str, values: Values, secret: str) -
     made = {
         NAMESPACE_FILE: _manifest("v1", "Namespace", values.namespace, annotations={STORE_NOTE: values.store.driver}),
         TOKENS_FILE: _manifest("v1", "Secret", TOKENS, values.namespace) | {
-            "type": "Opaque", "data": {TOKENS_KEY: base64.b64encode(secret.encode()).decode()}}}
+            "type": "Opaque", "data": {TOKENS_KEY: base64.b64encode(secret.encode()).decode()}},
+        CALLERS_FILE: _callers(values)}
     if not isinstance(values.store, S3Store):
         made |= _volume(values)
     # A new secret makes new versions of all functions, which read it when they start.
@@ -54,6 +65,13 @@ def manifests(experiment: Experiment, image: str, values: Values, secret: str) -
 def _manifest(version, kind, name, namespace=None, **metadata) -> dict:
     place = {"namespace": namespace} if namespace else {}
     return {"apiVersion": version, "kind": kind, "metadata": {"name": name, **place, "labels": LABELS, **metadata}}
+
+
+def _callers(values) -> dict:
+    """Who may open a connection to a function: the namespaces of Knative and its ingress, and nobody else."""
+    named = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}} for name in values.callers]
+    return _manifest("networking.k8s.io/v1", "NetworkPolicy", "callers", values.namespace) | {"spec": {
+        "podSelector": {"matchLabels": LABELS}, "policyTypes": ["Ingress"], "ingress": [{"from": named}]}}
 
 
 def _volume(values) -> dict[str, dict]:
@@ -89,10 +107,11 @@ def _service(experiment, subject, image, values, version) -> dict:
     if modules := plugins(files=False):  # which the image has to have
         environment.append(_plain(PLUGINS, ":".join(modules)))
     pod = _pod("function", image, environment, allotment, values, _store_mounts(experiment, subject, values, STORE))
+    # A Step keeps all cores busy, so an answer may take a while; a minute without any is a hang.
     pod["containers"][0] |= {
-        "readinessProbe": {"httpGet": {"path": READY}},
-        # A Step keeps all cores busy, so an answer may take a while; a minute without any is a hang.
-        "livenessProbe": {"httpGet": {"path": ALIVE}, "periodSeconds": 10, "timeoutSeconds": 10, "failureThreshold": 6}}
+        "startupProbe": _probe(READY, 1, timeoutSeconds=1, failureThreshold=START),
+        "readinessProbe": _probe(READY, 1, timeoutSeconds=10, failureThreshold=6),
+        "livenessProbe": _probe(ALIVE, 10, timeoutSeconds=10, failureThreshold=6)}
     # The first byte comes when a Step is done; Knative would wait 300 s for it, whatever timeoutSeconds says.
     pod |= {"containerConcurrency": 1, "timeoutSeconds": values.scaling.timeout,
             "responseStartTimeoutSeconds": values.scaling.timeout, "enableServiceLinks": False}
@@ -163,6 +182,10 @@ def _store_environment(subject, values) -> list[dict]:
         plain["AWS_ENDPOINT_URL"] = store.endpoint
     return [*(_plain(name, value) for name, value in plain.items()),
             *(_secret(key, f"store-{subject}") for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))]
+
+
+def _probe(path, seconds, **limits) -> dict:
+    return {"httpGet": {"path": path}, "periodSeconds": seconds, **limits}
 
 
 def _plain(name, value) -> dict:

@@ -21,6 +21,7 @@ BASE = 512 * MIB  # an idle function with all libraries, Lightning among them
 PASSES = 2.2  # activations of the largest batch, kept for the backward pass
 COPIES = 6  # of the weights: gradients, Adam's two moments, the best so far, and what is read or written
 READS = 2  # of the data: as they come, and as tensors
+NARROW = 0.125  # width below which Steps are too short for a core of their own; work grows with the width's square
 GATES = 10  # times its output: what an LSTM layer keeps of each character for the backward pass
 MARGIN = 1.1
 
@@ -55,7 +56,7 @@ def client_allotment(experiment: Experiment, subject: str, most: Most, overcommi
     own = experiment.samples or -(-_training_items(experiment.task.private) // experiment.clients)
     memory = _mebibytes(_need(experiment, architecture, own))
     return _within(most, f"a client of {architecture}", Allotment(
-        cpu=_rounded_up(experiment.threads * share / overcommit, 0.05), memory=memory,
+        cpu=_rounded_up(_busy(experiment) * share / overcommit, 0.05), memory=memory,
         most_cpu=max(experiment.threads, _rounded_up(most.cpu * min(1, experiment.width) * share, 0.25)),
         most_memory=memory))
 
@@ -68,7 +69,7 @@ def aggregator_allotment(experiment: Experiment, most: Most, overcommit: float =
     memory = max(_mebibytes(aggregator_need(experiment, name)) for name in experiment.architectures)
     width = min(1, experiment.width)
     return _within(most, "an aggregator", Allotment(
-        cpu=_rounded_up(experiment.threads / overcommit, 0.05), memory=memory,
+        cpu=_rounded_up(_busy(experiment) / overcommit, 0.05), memory=memory,
         most_cpu=max(experiment.threads, _rounded_up(most.cpu * width, 0.25)),
         most_memory=max(memory, _mebibytes(most.memory * 2**30 * width))))
 
@@ -127,6 +128,11 @@ def _need(experiment: Experiment, architecture: str, own: int) -> float:
     number = 4 if experiment.task.items == "other" else 1  # bytes: of a float, of a pixel or a character
     data = items * (number * math.prod(experiment.task.shape) + 8)  # and a label
     return MARGIN * (BASE + PASSES * images * model.activations + COPIES * model.weights + READS * data)
+
+
+def _busy(experiment: Experiment) -> float:
+    """Cores that a Step of the largest network is given for certain."""
+    return experiment.threads * min(1, experiment.width / NARROW) ** 2
 
 
 def _training_items(source: Source | Roles | Text) -> int:

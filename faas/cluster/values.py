@@ -95,6 +95,7 @@ class Values(Settings):
     pull_policy: Literal["Always", "IfNotPresent", "Never"]
     pull_secret: Subdomain | None = None
     user: UserId
+    callers: Annotated[tuple[Label, ...], Field(min_length=1)]
     store: Annotated[VolumeStore | S3Store, Field(discriminator="kind")]
     scaling: Scaling
     client: Most

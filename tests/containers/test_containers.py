@@ -188,7 +188,7 @@ def test_one_that_is_enough_suffices(engine, single):
     experiment = make_experiment("digits", "feddf", 1.0, profile="smoke")
     allotment = client_allotment(experiment, "client-0000", load_values().client)
     _, url = single(experiment, "--memory", f"{allotment.memory}m", "--memory-swap", f"{allotment.memory}m",
-                    "--cpus", str(allotment.cpu))
+                    "--cpus", str(allotment.most_cpu))
     record = Record.model_validate_json(post(url, "train", 1).content)
     assert record.step == "train" and record.peak_memory < allotment.memory * 2**20
 

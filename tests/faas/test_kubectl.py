@@ -34,7 +34,7 @@ users: [{name: nobody, user: {}}]
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("deployment") / "manifests"
     values = out.with_name("values.toml")
-    values.write_text(f'[store]\nkind = "volume"\nsize = "1Gi"\nnode_folder = "/store"\n'
+    values.write_text(f'user = {os.getuid() or 1000}\n[store]\nkind = "volume"\nsize = "1Gi"\nnode_folder = "/store"\n'
                       f'driver = "file://{out.parent}/store"\n')
     experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=3)
     return render(experiment, IMAGE, load_values(values), out, SECRET).folder
@@ -124,10 +124,51 @@ def test_a_function_that_is_not_there(folder):
         kubectl.found({"items": []}, deployment)
 
 
-def test_the_stores_folders_are_laid_out_as_the_users_own(folder):
-    kubectl._lay_out(Deployment(folder))
-    there = {str(path.relative_to(folder.parent / "store")) for path in (folder.parent / "store").rglob("*")}
-    clients = {f"client-{index:04}" for index in range(3)}
-    assert there == {"public", "aggregator", "private", *clients, *(f"private/{name}" for name in clients)}
-    assert {path.stat().st_uid for path in (folder.parent / "store").rglob("*")} == {os.getuid()}
-    shutil.rmtree(folder.parent / "store")
+# Answers as a cluster whose pods go one by one, and notes what it is asked.
+RECORDER = """#!/bin/sh
+echo "$*" >> "$0.asked"
+case "$1 $2" in
+"get pods") tail -n +2 "$0.pods" > "$0.less"; cat "$0.pods"; mv "$0.less" "$0.pods";;
+"delete pod/"*) : > "$0.pods";;
+esac
+"""
+
+
+@pytest.fixture
+def recorder(tmp_path, monkeypatch):
+    """A program called kubectl: what it is asked is in kubectl.asked, what it says of pods is in kubectl.pods."""
+    program = tmp_path / "bin" / "kubectl"
+    program.parent.mkdir()
+    program.write_text(RECORDER)
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(kubectl.time, "sleep", lambda seconds: None)
+    return program
+
+
+def asked(program):
+    return [" ".join(line.split()[:2]) for line in program.with_suffix(".asked").read_text().splitlines()]
+
+
+def test_functions_go_before_their_pods_and_pods_before_the_namespace(folder, recorder):
+    recorder.with_suffix(".pods").write_text("pod/client-0000-a\npod/client-0001-a\n")
+    said = []
+    kubectl.delete(Deployment(folder), said.append)
+    assert asked(recorder) == [f"delete {kubectl.KIND}", *3 * ["get pods"], "delete --ignore-not-found"]
+    assert said == ["the functions are gone; waiting for their pods, about half a minute", "pods left: 2",
+                    "pods left: 1", "namespace kdlib is gone"]
+
+
+def test_pods_that_do_not_go_are_ended(folder, recorder, monkeypatch):
+    recorder.with_suffix(".pods").write_text(50 * "pod/client-0000-a\n")
+    monkeypatch.setattr(kubectl, "HANDOVER", -1)
+    kubectl.delete(Deployment(folder))
+    assert asked(recorder)[1:] == ["get pods", "delete pod/client-0000-a", "get pods", "delete --ignore-not-found"]
+
+
+def test_pods_that_nothing_ends_are_reported(folder, recorder, monkeypatch):
+    recorder.with_suffix(".pods").write_text("pod/client-0000-a\n")
+    monkeypatch.setattr(kubectl, "STUCK", -1 - kubectl.HANDOVER)
+    with pytest.raises(KdlibError, match=r"1 pods are still there, pod/client-0000-a among .* allowed: `kubectl desc"):
+        kubectl.delete(Deployment(folder))
+    assert "delete --ignore-not-found" not in asked(recorder)

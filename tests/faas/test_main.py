@@ -93,7 +93,7 @@ def test_the_walks_sixth_command_renders(tmp_path):
 
 
 def test_what_the_smoke_runs_functions_keep_for_themselves(rendered):
-    said = re.search(r"the smoke run's (\d+) functions keep ([\d.]+) vCPU and\s+([\d.]+) GiB", README)
+    said = re.search(r"The smoke run's (\d+) functions keep ([\d.]+) vCPU and\s+([\d.]+) GiB", README)
     kept = [manifest["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
             for manifest in rendered("feddf").values() if manifest["kind"] == "Service"]
     found = len(kept), sum(quantity(one["cpu"]) for one in kept), sum(quantity(one["memory"]) for one in kept) / 2**30

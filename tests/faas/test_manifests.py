@@ -48,8 +48,11 @@ def test_one_function_a_client_and_one_for_all_aggregators(rendered):
         assert annotations["autoscaling.knative.dev/max-scale"] == str(at_a_time)
         assert (spec(service)["containerConcurrency"], spec(service)["timeoutSeconds"]) == (1, 600)
         assert spec(service)["responseStartTimeoutSeconds"] == 600, "a Step answers only when it is done"
-        assert container(service)["readinessProbe"]["httpGet"] == {"path": "/health/readiness"}
-        assert container(service)["livenessProbe"]["httpGet"] == {"path": "/health/liveness"}
+        probes = {when: container(service)[f"{when}Probe"] for when in ("startup", "readiness", "liveness")}
+        assert [probes[when]["periodSeconds"] for when in probes] == [1, 1, 10], "a start is seen within a second"
+        assert [probes[when]["httpGet"]["path"].rpartition("/")[2] for when in probes] == [
+            "readiness", "readiness", "liveness"]
+        assert all(probes[when]["timeoutSeconds"] * probes[when]["failureThreshold"] >= 60 for when in probes)
         assert container(service)["image"] == IMAGE
 
 
@@ -61,6 +64,22 @@ def test_no_function_is_root_or_can_write_to_its_image(rendered):
                 "runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "readOnlyRootFilesystem": True,
                 "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
                 "seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_knative_alone_may_call_a_function(rendered, tmp_path):
+    made = rendered()
+    policy = made["11-callers.yaml"]["spec"]
+    wanted = policy["podSelector"]["matchLabels"].items()
+    for manifest in made.values():
+        if manifest["kind"] == "Service":
+            assert wanted <= manifest["spec"]["template"]["metadata"]["labels"].items(), "of all functions' pods"
+    assert not any("labels" in part["template"].get("metadata", {}) for part in (
+        made["ray/cluster.yaml"]["spec"]["headGroupSpec"], *made["ray/cluster.yaml"]["spec"]["workerGroupSpecs"]))
+    (tmp_path / "istio.toml").write_text('callers = ["knative-serving", "istio-system"]')
+    for names, spec in ((["knative-serving", "kourier-system"], policy), (
+            ["knative-serving", "istio-system"], rendered(values=tmp_path / "istio.toml")["11-callers.yaml"]["spec"])):
+        assert [one["namespaceSelector"]["matchLabels"] for one in spec["ingress"][0]["from"]] == [
+            {"kubernetes.io/metadata.name": name} for name in names]
 
 
 def test_the_secret_is_in_the_secret_alone(rendered):

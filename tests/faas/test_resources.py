@@ -100,6 +100,15 @@ def test_overcommitted_cores_are_kept_for_nobody():
     assert (one.cpu, half.cpu, one.most_cpu) == (1, 0.5, half.most_cpu)
 
 
+def test_narrow_networks_ask_for_less_than_a_core():
+    found = {}
+    for profile in ("smoke", "laptop", "paper"):
+        experiment = make_experiment("digits", "feddf", 1, profile=profile)
+        clients = [client_allotment(experiment, name, VALUES.client).cpu for name in experiment.client_names[:6]]
+        found[profile] = max(clients), aggregator_allotment(experiment, VALUES.aggregator).cpu
+    assert found == {"smoke": (0.25, 0.25), "laptop": (1, 1), "paper": (1, 1)}
+
+
 def test_a_ray_worker_has_room_for_a_step_on_each_core():
     experiment = make_experiment("digits", "fedmd", 1, profile="paper")
     sizes = [worker_memory(experiment, cpus) for cpus in (1, 2, 4)]

@@ -67,8 +67,9 @@ WRONG = {
     "two mounts in one place": ((*CONTAINER, "volumeMounts", 0, "mountPath"), "/store/public", ["two are /store"]),
     "a path out of the volume": ((*CONTAINER, "volumeMounts", 2, "subPath"), "../private/client-0001",
                                  ["../private/client-0001", "owner's folder"]),
-    "a quick probe with a limit": ((*CONTAINER, "readinessProbe", "failureThreshold"), 3, ["readinessProbe",
+    "a quick probe with a limit": ((*CONTAINER, "readinessProbe", "periodSeconds"), None, ["readinessProbe",
                                                                                          "periodSeconds"]),
+    "a probe at the start that never comes": ((*CONTAINER, "startupProbe", "periodSeconds"), 0, ["startupProbe", "1"]),
     "a token for Kubernetes": ((*SPEC, "automountServiceAccountToken"), True, ["automountService", "False"]),
     "a token by a line that is gone": ((*SPEC, "automountServiceAccountToken"), None, ["automountService", "required"]),
     "a number for a boolean": ((*SPEC, "automountServiceAccountToken"), 0, ["automountService", "boolean", "'0'"]),
@@ -168,6 +169,10 @@ def test_what_is_no_manifest(manifest):
     ("10-tokens.yaml", ("data",), "no base64!", "data: .* BASE64"),
     ("10-tokens.yaml", ("metadata", "namespace"), None, "namespace"),
     ("21-claim.yaml", ("spec", "accessModes"), ["ReadWriteAll"], "ReadWriteMany"),
+    ("11-callers.yaml", ("spec", "ingress", 0, "from"), [], "from: .* at least 1"),
+    ("11-callers.yaml", ("spec", "ingress", 0, "from", 0), {}, "namespaceSelector"),
+    ("11-callers.yaml", ("spec", "ingress"), [], "ingress: 0 are given"),
+    ("11-callers.yaml", ("spec", "policyTypes"), ["Egress"], "Ingress"),
     ("20-volume.yaml", ("spec", "persistentVolumeReclaimPolicy"), "Delete", "Retain"),
 ])
 def test_wrong_variants_of_the_other_manifests(name, where, value, words, rendered):

@@ -51,6 +51,7 @@ def test_another_store_replaces_the_whole_one(tmp_path):
     ("users = 1", ["unknown setting", "users"]),
     ("user = 0", ["user", "greater than or equal to 1"]),
     ('user = "me"', ["user", "integer"]),
+    ("callers = []", ["callers", "at least 1"]),
     ('namespace = "Kd"', ["namespace", "'Kd'", "lower-case"]),
     ('pull_policy = "Sometimes"', ["pull_policy", "IfNotPresent"]),
     ("[scaling]\ntimeout = 601", ["scaling.timeout", "600", "601"]),
