@@ -188,7 +188,7 @@ def test_the_papers_sizes_in_the_papers_setting(rendered):
         assert limits(rendered, strategy, "paper") == (6, 16)
         clients = [limits(rendered, strategy, "paper", f"client-{index:04}") for index in range(6)]
         assert max(cpu for cpu, _ in clients) == 2
-        assert all(1 <= cpu <= 2 and 1 <= memory <= 4 for cpu, memory in clients)
+        assert all(1 <= cpu <= 2 and 0.75 <= memory <= 4 for cpu, memory in clients), clients
         small, large = (ZOO.index(name) for name in ("cnn4-64-64-64-256", "cnn2-128-512"))
         assert clients[small][0] < clients[large][0] and clients[small][1] < 0.7 * clients[large][1]
         sizes = [limits(rendered, strategy, profile) for profile in ("smoke", "laptop", "paper")]

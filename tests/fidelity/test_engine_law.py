@@ -26,15 +26,6 @@ STEP = {"fp32": (8, 1e-5), "bf16": (128, 2e-2)}
 SIDE = 12  # of the middle of an image, the least that every architecture takes
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """As in a Step; two would wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def both(experiment, architecture, gate=nn.ReLU):
     """The engine's model and the plain one without dropout, whose law has its own tests, and with another gate."""
     made = client.start(experiment, architecture), plain.model(experiment, architecture)
