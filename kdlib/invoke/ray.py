@@ -1,5 +1,6 @@
 """Steps as Ray tasks, on this machine or on a cluster by its address."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -20,11 +21,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # else a lost node's log goes to stdout, amid the results
 
 import ray
-from ray.exceptions import NodeDiedError, RayTaskError, WorkerCrashedError
+from ray._private import ray_constants
+from ray.exceptions import NodeDiedError, RayError, RayTaskError, WorkerCrashedError
 
 RETRIES = 5  # of a Step whose worker or node is lost
 OBJECT_STORE = 128 * 2**20  # bytes: only Records travel through it, tensors go through the Store
 ALLOWED = "allowed: HOST:PORT of a head, or auto; for a cluster with a token also RAY_AUTH_MODE=token"
+ENDED = "Ray ended before the Step did; the same command starts it anew and goes on from here"
+LONGEST_FOLDER = 39  # bytes: what Ray adds for a socket has up to 68, and the whole path 107 at most
 QUIET = 10.0  # seconds without a Record after which the nodes are looked at
 
 log = logging.getLogger("kdlib")
@@ -34,7 +38,8 @@ class Ray(Base):
     """A Stage's Steps as Ray tasks, `threads` CPUs each, those of the largest models first.
 
     address: of a running cluster ("auto" finds one here), whose nodes have kdlib and reach the store; None starts Ray
-    on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow).
+    on this machine at the first Step, once, with room for `workers` Steps at a time (default: what the cores allow); it
+    listens on loopback alone.
     gpus: of a Step whose experiment's device is `cuda`; a fraction lets several share one.
     A Step whose worker or node is lost is carried out again; what an unfinished one wrote is written over. From a node
     that falls silent, its machine frozen or its cable out, Ray itself awaits an answer for many minutes: once the
@@ -77,8 +82,11 @@ class Ray(Base):
                     _find_room(experiment.threads)
                     waiting |= send(sorted(set(waiting.values())))
         finally:
-            for reference in waiting:
-                ray.cancel(reference)
+            if _alive():
+                for reference in waiting:
+                    ray.cancel(reference)
+            else:  # the next Step starts Ray anew
+                self.close()
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -89,6 +97,13 @@ class Ray(Base):
     def start(self, threads: int) -> None:
         """Connect, or start Ray here, unless that is done. Raises KdlibError where no node has `threads` CPUs."""
         if self.task is None:
+            if ray.is_initialized():
+                raise KdlibError("Ray is in use in this process already, by a ray.init() that is not kdlib's; allowed: "
+                                 "ray.shutdown() before this")
+            folder = os.environ.get("RAY_TMPDIR", os.environ.get("TMPDIR", "/tmp"))  # as Ray has it
+            if not self.address and len(os.fsencode(folder)) > LONGEST_FOLDER:
+                raise KdlibError(f"Ray's sockets have no room in {folder}; allowed: a RAY_TMPDIR, or TMPDIR, of "
+                                 f"{LONGEST_FOLDER} bytes at most, such as /tmp")
             cores = self.workers * threads if self.workers else os.cpu_count() or 1
             if self.address not in (None, "auto"):
                 _knock(self.address)
@@ -96,14 +111,35 @@ class Ray(Base):
                 "num_cpus": max(cores, threads), "object_store_memory": OBJECT_STORE, "include_dashboard": False,
                 "_node_ip_address": "127.0.0.1", "_system_config": {"preload_python_modules": PRELOADED}}
             try:
-                ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+                with contextlib.nullcontext() if self.address else _on_loopback():
+                    ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
             except Exception as error:  # Ray raises bare ones, such as after 30 seconds on a machine that is too busy
+                ray.shutdown()
                 if self.address:
                     raise KdlibError(f"no Ray cluster at {self.address}: {error}; {ALLOWED}") from error
-                raise KdlibError(f"Ray did not start here: {error} A busy machine may be the cause; the same command "
-                                 "tries again") from error
+                raise KdlibError(f"Ray did not start here: {_why(error)}") from error
             self.task = ray.remote(carry_out)
         _find_room(threads)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Inside, Ray takes 127.0.0.1 for this machine's address, where it would put that of the network in its place."""
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _why(error: Exception) -> str:
+    """Why Ray did not start, and what helps."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError) and not isinstance(error, TimeoutError | ConnectionError):
+        return f"{said}; allowed: a HOME for Ray's token, and a RAY_TMPDIR, or TMPDIR, in which this user can write"
+    if isinstance(error, ValueError):
+        return f"{said}; the same command fails again until that is mended"
+    return f"{said}; a busy machine may be the cause; the same command tries again"
 
 
 def _alive() -> set[str]:
@@ -111,7 +147,10 @@ def _alive() -> set[str]:
 
 
 def _find_room(threads: int) -> None:
-    if threads > max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0):
+    cores = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    if not cores:
+        raise KdlibError(ENDED)
+    if threads > max(cores):
         raise KdlibError(f"no node of the Ray cluster has {threads} CPUs, as the experiment's threads ask for; "
                          "allowed: fewer threads, or a larger node")
 
@@ -133,3 +172,5 @@ def _record(reference: Any, step: Step) -> Record:
     except (WorkerCrashedError, NodeDiedError) as error:
         raise KdlibError(f"{step.name} of {step.subject} in round {step.round} lost its worker {RETRIES + 1} times; "
                          "is there memory for it? The same command goes on from here") from error
+    except RayError as error:  # such as LocalRayletDiedError
+        raise KdlibError(f"{ENDED} ({type(error).__name__})") from error

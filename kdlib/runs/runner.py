@@ -1,6 +1,7 @@
 """Carries out an experiment in its folder, from the partition to the result."""
 
 import contextlib
+import errno
 import json
 import logging
 import shutil
@@ -28,6 +29,8 @@ from kdlib.runs.run import Run, accuracy_by_architecture, below, busy_seconds, f
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
 from kdlib.store.store import Store, absolute
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)  # flock on some network's
 
 log = logging.getLogger("kdlib")
 
@@ -169,12 +172,21 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process at a time drives a run; also warns where it was begun on another kind of machine."""
     lock = filelock.FileLock(folder.parent / f".{folder.name}.lock", timeout=0)
     try:
-        with lock:
-            if folder.exists() and (changed := difference(files.machine(folder / "machine.json"))):
-                log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
-            yield
+        lock.acquire()
     except filelock.Timeout as error:
         raise KdlibError(f"run {folder.name} is being carried out by another process; wait for it or end it") from error
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise KdlibError(f"{folder.parent} lies on a file system that gives no locks ({error.strerror}), so two "
+                         "processes might carry out one run; allowed: a folder on a local disk (--runs, in Python "
+                         "runs=), or this one mounted with locks") from error
+    try:
+        if folder.exists() and (changed := difference(files.machine(folder / "machine.json"))):
+            log.warning("kdlib: run %s was begun elsewhere (%s): last bits may differ here", folder.name, changed)
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

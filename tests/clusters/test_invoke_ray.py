@@ -214,6 +214,59 @@ def test_close_ends_all_that_was_started_and_a_second_start_works(here, inline, 
     assert all_end(started)
 
 
+def test_it_listens_on_loopback_alone(here):
+    here.start(1)
+    ray.get(ray.remote(lambda: os.getpid()).remote())
+    listening = {connection.laddr.ip for process in (psutil.Process(), *below())
+                 for connection in process.net_connections() if connection.status == psutil.CONN_LISTEN}
+    assert listening and {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+
+
+def test_a_ray_that_died_is_one_line_and_the_same_command_goes_on(here, tmp_path, monkeypatch):
+    def takes_the_raylet_along(experiment, store, step):
+        psutil.Process(os.getppid()).kill()
+        os.kill(os.getpid(), signal.SIGSTOP)  # nothing comes of the Step
+
+    monkeypatch.setattr(here, "perform", takes_the_raylet_along)
+    with pytest.raises(KdlibError, match=r"^Ray ended before the Step did; the same command starts it anew") as error:
+        list(here.run("key", small("feddf"), Store(str(tmp_path)), ONE.steps))
+    assert "\n" not in str(error.value)
+    monkeypatch.undo()
+    here.start(1)
+    assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
+
+
+ALONE = """
+import sys
+from kdlib.errors import KdlibError
+from kdlib.invoke.ray import Ray, ray
+if "before" in sys.argv:
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+try:
+    Ray(workers=1).start(1)
+except KdlibError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("environment", "argument", "says"), [
+    ({"RAY_TMPDIR": "{long}"}, "", "allowed: a RAY_TMPDIR, or TMPDIR, of 39 bytes at most"),
+    ({"TMPDIR": "{long}", "RAY_TMPDIR": None}, "", "allowed: a RAY_TMPDIR, or TMPDIR, of 39 bytes at most"),
+    ({"HOME": "/etc/hostname"}, "", "allowed: a HOME for Ray's token"),
+    ({"RAY_TMPDIR": "/proc/nowhere"}, "", "a RAY_TMPDIR, or TMPDIR, in which this user can write"),
+    ({}, "before", "Ray is in use in this process already"),
+])
+def test_what_will_not_pass_is_not_said_to_pass(environment, argument, says, tmp_path):
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    own = {name: value and value.format(long=long) for name, value in environment.items()}
+    whole = {name: value for name, value in (os.environ | own).items() if value is not None}
+    told = subprocess.run([sys.executable, "-c", ALONE, argument], env=whole, capture_output=True, text=True,
+                          timeout=100)
+    (line,) = told.stdout.splitlines()
+    assert says in line and "busy" not in line and "tries again" not in line, line
+
+
 TRY = """
 import sys
 from kdlib.errors import KdlibError

@@ -1,5 +1,8 @@
+import errno
+import fcntl
 import itertools
 import json
+import os
 
 import pytest
 import torch
@@ -207,6 +210,19 @@ def test_only_one_process_drives_a_run(tmp_path, monkeypatch):
         runner.run(experiment, tmp_path, progress=False)
     monkeypatch.undo()
     assert runner.run(experiment, tmp_path, progress=False).result, "the lock outlived its holder"
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_with_the_way_out(number, tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    experiment = make_experiment("digits", "alone", 1.0, profile="smoke", **tiny("alone", rounds=1))
+    monkeypatch.setattr(fcntl, "flock", refused)  # as NFS without a lock service does
+    with pytest.raises(KdlibError, match=r"gives no locks \(.+\).*allowed: a folder on a local disk") as error:
+        runner.run(experiment, tmp_path, progress=False)
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize("strategy", NAMES)
