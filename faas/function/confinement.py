@@ -4,6 +4,7 @@ Linux's namespaces do it, as for a container, for root and for everybody else: t
 what the function does not write, the rest of the machine with it, is read-only. It is the kernel that refuses.
 """
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -25,10 +26,12 @@ def confine(folder: Path, reads: Iterable[str], writes: Iterable[str]) -> None:
     """From now on this process and its children see of `folder` only what is said here, and can write nowhere else.
 
     folder/store/OWNER, such as store/private/client-0000: of the owners `writes`, and, read-only, `reads`; folder/tmp,
-    an empty one of its own, where TMPDIR leads. Those owners' folders are there already, and folder/view, an empty one.
+    an empty one of its own, where TMPDIR leads. Nothing that was open before stays so but the standard streams, and the
+    working directory is the view's. Those owners' folders are there already, and folder/view, an empty one.
     Call it before the first thread starts. Raises OSError where the system lets nobody do that; the process should end
     then.
     """
+    here = _let_go()
     user, group = os.getuid(), os.getgid()
     _done(libc.unshare(NEW_USER | NEW_MOUNTS))
     Path("/proc/self/setgroups").write_text("deny")
@@ -48,9 +51,25 @@ def confine(folder: Path, reads: Iterable[str], writes: Iterable[str]) -> None:
         _read_only(shown, owner not in writes)
     _mount(None, view, REMOUNT | BIND | READ_ONLY)
     _mount(view, folder, BIND | RECURSIVE)
+    with contextlib.suppress(OSError):
+        os.chdir(here)  # what is called so in the view, if anything is
     os.environ["TMPDIR"] = str(folder / "tmp")
     _done(libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0))
     _done(libc.capset(ctypes.byref((ctypes.c_uint32 * 2)(CAPABILITY_VERSION, 0)), (ctypes.c_uint32 * 6)()))
+
+
+def _let_go() -> Path:
+    """The working directory's path; it and open files would lead past the view, to what the folder covered."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        here = Path("/")
+    os.chdir("/")
+    for number in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
+        if number > 2:
+            with contextlib.suppress(OSError):  # that of the listing itself
+                os.close(number)
+    return here
 
 
 def possible(folder: Path) -> str | None:

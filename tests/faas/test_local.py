@@ -37,6 +37,7 @@ folder, peer, reads, writes = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(
 victims = [str(path) for path in folder.glob("store/*client-0001/**/*.safetensors")]
 victims += [str(path) for path in folder.glob("store/aggregator/**/*.safetensors")] + [f"{folder}/endpoints.secret"]
 own = next(folder.glob("store/private/client-0000/*/data.safetensors"))
+opened = [os.open(folder / place, os.O_RDONLY) for place in ("store", "store/private/client-0001")]
 confine(folder, reads, writes)
 
 def attempt(call, *arguments):
@@ -52,6 +53,10 @@ def system(number):
 said = {f"read {path}": attempt(Path(path).read_bytes) for path in victims}
 said |= {f"through {place}": attempt(os.listdir, f"{place}{folder}/store/private/client-0001")
          for place in (f"/proc/{peer}/root", "/proc/1/root", f"/proc/{os.getppid()}/root")}
+said |= {f"from the working directory {place}": attempt(os.listdir, place)
+         for place in ("store/private/client-0001", "private/client-0001", "client-0001", "../private/client-0001",
+                       "../store/private/client-0001", "/proc/self/cwd/store/private/client-0001")}
+said |= {f"through what was open, {number}": attempt(os.listdir, number) for number in opened}
 said |= {f"write {path}": attempt(Path(path).write_text, "x") for path in (
     own, folder / "store/public/new", folder / "store/new", folder / "new", Path.home() / "new", "/etc/new")}
 cover, public = os.fsencode(folder), os.fsencode(folder / "store/public")
@@ -128,19 +133,42 @@ def test_each_function_sees_its_own_part_of_the_store_and_no_other(federations, 
                     planted.touch()
 
 
-def test_hostile_code_in_a_function_is_refused_by_the_system(federations, local):
+@pytest.mark.parametrize("working_directory", [str(ROOT), "{local}", "{local}/store", "{local}/store/private",
+                                               "{local}/store/private/client-0001", "{local}/log"])
+def test_hostile_code_in_a_function_is_refused_by_the_system(working_directory, federations, local):
     if reason := possible(local):
         pytest.skip(f"this system lets no process have a view of its own: {reason}")
     mine = folders("client-0000", CLIENTS)
     tried = subprocess.run(
         [sys.executable, "-c", HOSTILE, local, str(processes(local)["client-0001"].pid), ",".join(mine), "client-0000"],
-        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+        cwd=working_directory.format(local=local), env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True)
     assert tried.returncode == 0, tried.stderr
     said, allowed = json.loads(tried.stdout)
     (local / "store" / "client-0000" / "new").unlink()
     assert {name: outcome for name, outcome in said.items() if outcome[0] != "refused"} == {}
     assert sum(name.startswith("read") for name in said) >= 5 and [outcome[0] for outcome in allowed.values()] == [
         "done", "done"]
+
+
+def test_functions_that_were_started_from_within_their_folder_have_the_view_for_a_working_directory(local, tmp_path):
+    if reason := possible(local):
+        pytest.skip(f"this system lets no process have a view of its own: {reason}")
+    folder = tmp_path / "functions"
+    folder.mkdir()
+    started = forked.run("faas", "up", "--process", "--clients", "2", "--folder", ".", cwd=folder,
+                         environment=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=600)
+    try:
+        assert started.returncode == 0, started.stderr
+        for subject, process in processes(folder).items():
+            through = Path(f"/proc/{process.pid}/cwd")
+            mine = {owner for owner in folders(subject, CLIENTS[:2]) if owner.startswith("private/")}
+            seen = {f"private/{path.name}" for path in (through / "store").glob("private/*")}
+            assert seen == mine and not (through / "endpoints.secret").exists(), subject
+            assert not [path for path in Path(f"/proc/{process.pid}/fd").iterdir()
+                        if str(path.readlink()).startswith(f"{folder}/store")]
+    finally:
+        assert faas("down", "--folder", folder).returncode == 0
 
 
 def test_a_function_that_was_killed_is_there_again_at_the_same_address(federations, local):
