@@ -70,11 +70,10 @@ PROMISED = {  # of the committed results, where the CPU that they come from has 
     "fused": lambda found: found.ratio == 4 and found.factors["bytes moved"] >= 2,
     "scale": lambda found: found.ratio <= 1.15 and all(value < 2 for name, value in found.facts.items()
                                                        if "peak memory" in name),
-    "peers": lambda found: min(found.factors.values()) > 1,
 }
 
 
-@pytest.mark.parametrize("name", BENCHES)
+@pytest.mark.parametrize("name", sorted(BENCHES.keys() - {"peers"}))  # which nobody has measured undisturbed yet
 def test_the_committed_results_are_as_promised(name):
     """`make bench` writes them on a machine with nothing else to do; while tests run, no ratio is worth asserting."""
     found = measure.load(ROOT / "papers_figures", name)

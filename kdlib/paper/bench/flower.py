@@ -1,6 +1,5 @@
 """FedAvg as a user of Flower writes it: a ClientApp that trains a plain PyTorch model, and Flower's own strategy."""
 
-import contextlib
 import logging
 import tempfile
 import time
@@ -13,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
+from kdlib.errors import KdlibError
 from kdlib.paper.bench import plain
 from kdlib.settings.experiment import from_json
 from kdlib.settings.shared import Selecting
@@ -26,8 +26,7 @@ client = ClientApp()
 def train(message: Message, context: Context) -> Message:
     """A client's epochs on its part, from the weights that the message brings."""
     asked = message.content["config"]
-    with contextlib.suppress(FileExistsError):  # the first one's moment counts
-        Path(str(asked["began"])).open("x").close()
+    (Path(str(asked["calls"])) / f"{context.node_id}-{time.time_ns()}").touch()
     experiment = from_json(str(asked["experiment"]))
     assert isinstance(experiment, Selecting)
     torch.set_num_threads(experiment.threads)
@@ -46,21 +45,23 @@ def rounds(experiment: Selecting, store: Store, workers: int) -> tuple[float, fl
     """Seconds before the first client begins, and from there to the end of the last round; so many at a time."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
     server, ended = ServerApp(), []
-    with tempfile.TemporaryDirectory() as place:
-        began = Path(place) / "began"
+    with tempfile.TemporaryDirectory() as calls:
 
         @server.main()
         def main(grid: Grid, context: Context) -> None:
             strategy = FedAvg(fraction_train=1.0, fraction_evaluate=0.0, min_train_nodes=experiment.clients,
                               min_available_nodes=experiment.clients)
             asked = ConfigRecord({"experiment": experiment.model_dump_json(), "store": str(store.root),
-                                  "began": str(began)})
-            strategy.start(grid=grid, num_rounds=experiment.rounds, train_config=asked,
+                                  "calls": calls})
+            result = strategy.start(grid=grid, num_rounds=experiment.rounds, train_config=asked,
                            initial_arrays=ArrayRecord(plain.model(experiment, "client-0000").state_dict()))
-            ended.append(time.time())
+            ended.extend([time.time()] if len(result.train_metrics_clientapp) == experiment.rounds else [])
 
         clock = time.time()
         run_simulation(server, client, experiment.clients, backend_config={
             "init_args": {"num_cpus": workers}, "client_resources": {"num_cpus": 1, "num_gpus": 0.0}})
-        first = began.stat().st_mtime
-    return first - clock, ended[0] - first
+        called = [call.stat().st_mtime for call in Path(calls).iterdir()]
+    if not ended or len(called) != experiment.rounds * experiment.clients:
+        raise KdlibError(f"Flower called {len(called)} clients, not {experiment.clients} in each of "
+                         f"{experiment.rounds} rounds; its messages above say why")
+    return min(called) - clock, ended[0] - min(called)
