@@ -1,1 +1,0 @@
-"""DS-FL, a small ResNet and an MLP, as people who do not write kdlib would add them."""
