@@ -117,7 +117,6 @@ class Door:
         finally:
             self.waiting -= 1
 
-
     async def _in_time(self, claims: Claims, step: Step) -> str:
         """The Step's Record; where it does not come, this process ends once that is said: nothing else frees it."""
         loop, seconds = asyncio.get_running_loop(), self.identity.deadline * len(step.parts)

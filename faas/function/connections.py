@@ -1,7 +1,7 @@
 """uvicorn's connections, of which none is kept open for nothing: a head has a deadline, and there are so many at most.
 
 A caller with a request in hand is never hung up on. Of the others, the one that has been silent longest makes room for
-the next to come: so whoever opens a thousand connections and says nothing keeps nobody out.
+the next to come: so a peer that opens a thousand connections and says nothing keeps nobody out.
 """
 
 import asyncio

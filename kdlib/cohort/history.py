@@ -103,7 +103,7 @@ def follow(experiment: Experiment, store: Store, records: Iterable[Record], left
     there: dict[tuple[int, str], list[str]] = defaultdict(list)
     for record in records:
         for step in record.done:
-            if step.round and step.subject in experiment.client_names and step not in left_out:
+            if step.round and experiment.has_client(step.subject) and step not in left_out:
                 there[step.round, step.name].append(step.subject)
     for (round_, name), clients in there.items():
         if name == selects and experiment.setting("selection") != "round-robin":

@@ -1,4 +1,4 @@
-"""What a function answers, or whoever stands in its place: read no further than an answer goes, and never unpacked."""
+"""What a function, or a peer in its place, answers: read no further than an answer goes, and never unpacked."""
 
 import json
 from typing import NamedTuple
@@ -28,21 +28,21 @@ class Answer(NamedTuple):
     @property
     def reason(self) -> str:
         """Of an error: what was said, as one short line."""
-        try:
-            said = json.loads(self.content)["error"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            said = self.content.decode(errors="replace")
-        return printable(str(said), 300) or "nothing"
-
+        said = self._field("error")
+        return printable(self.content.decode(errors="replace") if said is None else str(said), 300) or "nothing"
 
     @property
     def damaged(self) -> str | None:
         """Of an error: the object that is its cause, where the function names one."""
+        name = self._field("damaged")
+        return name if isinstance(name, str) and NAME.fullmatch(name) else None
+
+    def _field(self, name: str) -> object:
+        """What the JSON object says of it; None where there is no such object, or it says nothing."""
         try:
-            name = json.loads(self.content)["damaged"]
+            return json.loads(self.content)[name]
         except (ValueError, TypeError, KeyError, RecursionError):
             return None
-        return name if isinstance(name, str) and NAME.fullmatch(name) else None
 
 
 async def ask(client: httpx.AsyncClient, url: str, headers: dict[str, str], body: bytes,

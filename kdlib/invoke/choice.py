@@ -55,6 +55,6 @@ def most() -> int:
     said = os.environ.get(MOST)
     if said is None:
         return cores()
-    if not said.isdigit() or not int(said):
+    if not (said.isascii() and said.isdigit()) or not int(said):
         raise KdlibError(f"{MOST} is '{said[:40]}'; allowed: how many Steps may run at a time, 1 or more")
     return int(said)

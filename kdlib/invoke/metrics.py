@@ -7,7 +7,7 @@
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from kdlib.errors import KdlibError
 from kdlib.invoke.steps import Record, Step
@@ -19,7 +19,7 @@ MAY_DIVERGE = ("loss", "best")
 KNOWN = ("accuracy", *COUNTS, *MAY_DIVERGE)
 
 
-def expect_record(record: Record, key: str, experiment: Experiment, steps: Iterable[Step] | None = None) -> None:
+def expect_record(record: Record, key: str, experiment: Experiment, steps: Container[Step] | None = None) -> None:
     """Raises KdlibError unless the Record can be one of the run, and of one of these `steps` where they are given."""
     own = Step(record.step, record.round, record.subject)
     if record.run != key:
@@ -27,7 +27,7 @@ def expect_record(record: Record, key: str, experiment: Experiment, steps: Itera
     if steps is not None and own not in steps:
         raise KdlibError(f"a Record is of {own.name} of {own.subject} in round {own.round}, which nobody asked for")
     strategy = strategy_of(experiment)
-    if own.subject.startswith("client-") and own.subject not in experiment.client_names:
+    if own.subject.startswith("client-") and not experiment.has_client(own.subject):
         raise KdlibError(f"a Record is of {own.subject}; allowed: client-0000 to {experiment.client_names[-1]}")
     for step, part in record.done.items():
         strategy.step(step.name)

@@ -7,7 +7,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
 from kdlib.errors import KdlibError
@@ -71,7 +71,7 @@ class Processes(Base):
                     left.remove(step)
                 over.set()  # none is left to be sent, or the thread sends it now
                 sending.result()
-                for done in _as_completed(set(out)):
+                for done in as_completed(list(out)):
                     record = answered(*done.result())
                     left.remove(step := out.pop(done))
                     self._took[kind(step)] = record.seconds
@@ -135,9 +135,3 @@ def _taken(take: Callable[[], Step]) -> Step | None:
         return take()
     except IndexError:
         return None
-
-
-def _as_completed(waiting: set[Future[tuple[str, float]]]) -> Iterator[Future[tuple[str, float]]]:
-    while waiting:
-        done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-        yield from done

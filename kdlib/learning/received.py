@@ -55,14 +55,22 @@ def read_logits(experiment: Experiment, store: Store, owner: str, round_: int, k
     return read_tensors(store, names.named(owner, round_, kind), like)[key]
 
 
-def read_samples(store: Store, client: str, round_: int) -> int:
-    """How many items the client says it trained on: as many as the partition gave it. Raises Damaged."""
+def read_samples(store: Store, client: str, round_: int, sizes: Mapping[str, int] | None = None) -> int:
+    """How many items the client says it trained on: as many as the partition gave it. Raises Damaged.
+
+    sizes: what `partitioned` said, for one who reads many clients'.
+    """
     name = names.named(client, round_, "samples")
     said = int(read_tensors(store, name, {"samples": torch.empty((), dtype=torch.int64, device="meta")})["samples"])
-    right = _sizes(store)[0].get(client)
+    right = (partitioned(store) if sizes is None else sizes).get(client)
     if said != right:
         raise _damaged(store, name, f"it says {said} items, and the partition {right}")
     return said
+
+
+def partitioned(store: Store) -> dict[str, int]:
+    """Items of each client, by the partition."""
+    return _sizes(store)[0]
 
 
 def aligned(experiment: Experiment, store: Store) -> int:

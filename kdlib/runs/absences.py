@@ -64,7 +64,7 @@ def counts(experiment: Experiment, store: Store, step: Step) -> bool:
     """False where it is written down that the Step's client missed it, or what it rests on in the same round."""
     first = step.parts[0]
     needs = strategy_of(experiment).step(first.name).needs or first.name
-    return step.subject not in experiment.client_names or all(
+    return not experiment.has_client(step.subject) or all(
         attendance.in_time(store, step.round, name, [step.subject]) for name in (first.name, needs))
 
 

@@ -60,8 +60,9 @@ def drive(the_run: Run, store: Store, invoker: Invoker, repetition: int, progres
                 came = without_damaged(the_run, store, invoker, steps, patience, called)
             else:
                 came = invoker.run(the_run.key, experiment, store, steps)
+            asked = frozenset(steps)
             for record in came:
-                expect_record(record, the_run.key, experiment, steps)
+                expect_record(record, the_run.key, experiment, asked)
                 for line in diverged(record):
                     log.warning("kdlib: %s", line)
                 lines.add(record.model_dump_json())

@@ -1,5 +1,6 @@
 """Everything that decides a run's result, in one frozen, validated value."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -144,7 +145,11 @@ class Experiment(BaseModel):
     @property
     def client_names(self) -> tuple[str, ...]:
         """client-0000, client-0001 ..., in the order that every sum over clients follows."""
-        return tuple(f"client-{index:04}" for index in range(self.clients))
+        return tuple(_clients(self.clients))
+
+    def has_client(self, subject: str) -> bool:
+        """Whether the run has a client of that name."""
+        return subject in _clients(self.clients)
 
     @property
     def classes(self) -> int:
@@ -201,6 +206,12 @@ class Experiment(BaseModel):
         sources = self.sources
         text = json.dumps([settings, dict(data_hashes), *([sources] if sources else [])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _clients(count: int) -> dict[str, int]:
+    """name -> number. Every Record of ten thousand clients asks for it."""
+    return {f"client-{index:04}": index for index in range(count)}
 
 
 MOST_ONE_SIDED = 0.1  # of the paper's four alphas

@@ -26,7 +26,7 @@ from kdlib.invoke.strategy import (
     server_model,
 )
 from kdlib.learning.client import load, mean, save, start, test_accuracy, train_privately
-from kdlib.learning.received import read_samples, read_weights
+from kdlib.learning.received import partitioned, read_samples, read_weights
 from kdlib.settings.shared import Selecting
 from kdlib.store.names import named
 from kdlib.store.store import Store
@@ -92,7 +92,8 @@ def called(experiment: FedAvg, store: Store, round_: int, architecture: str | No
 def averaged(experiment: FedAvg, store: Store, round_: int, clients: list[str]) -> dict[str, Tensor]:
     """The clients' weights, batch-norm statistics among them, averaged by their number of samples. Raises Damaged."""
     weights = [read_weights(experiment, store, client, named(client, round_, "weights")) for client in clients]
-    samples = [read_samples(store, client, round_) for client in clients]
+    sizes = partitioned(store)
+    samples = [read_samples(store, client, round_, sizes) for client in clients]
     return {name: mean([of_client[name] for of_client in weights], samples) for name in weights[0]}
 
 

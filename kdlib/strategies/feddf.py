@@ -34,7 +34,7 @@ from kdlib.invoke.strategy import (
 from kdlib.learning.client import agreed, alignment_rows, fit, save
 from kdlib.learning.engine import Batches, KeepBest, Targets, accuracy, predict
 from kdlib.learning.models import start
-from kdlib.learning.received import expect_finite, read_logits, read_weights
+from kdlib.learning.received import aligned, expect_finite, read_logits, read_weights
 from kdlib.settings.experiment import Batch, Count
 from kdlib.settings.shared import Agreeing, Aligned, Validated
 from kdlib.store.names import VALIDATION, named, public
@@ -84,7 +84,8 @@ def train(experiment: FedDF, store: Store, round_: int, client: str) -> dict[str
 def teach(experiment: FedDF, store: Store, round_: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the teacher, over all this round's clients, of every architecture, by the setting `mean`."""
     clients = called(experiment, store, round_)
-    logits = [read_logits(experiment, store, client, round_) for client in clients]
+    items = aligned(experiment, store)
+    logits = [read_logits(experiment, store, client, round_, items=items) for client in clients]
     store.put(named("public", round_, "teacher"), {"logits": agreed(logits, experiment.mean)})
     return {"clients": len(clients)}
 

@@ -36,7 +36,7 @@ from kdlib.invoke.strategy import (
 )
 from kdlib.learning.client import agreed, alignment_rows, fit, load, save, start, test_accuracy, train_privately
 from kdlib.learning.engine import Batches, KeepBest, cross_entropy, predict
-from kdlib.learning.received import read_logits
+from kdlib.learning.received import aligned, read_logits
 from kdlib.settings.experiment import Batch, Count
 from kdlib.settings.shared import Agreeing, Aligned
 from kdlib.settings.task import TextTask
@@ -141,7 +141,8 @@ def communicate(experiment: FedMD, store: Store, round_: int, client: str) -> di
 def aggregate(experiment: FedMD, store: Store, round_: int, server: str) -> dict[str, float]:
     """z = 1/C sum_c z_c: the consensus over all clients that were in time, by the experiment's `mean`."""
     clients = in_time(store, round_, "communicate", experiment.client_names)
-    logits = [read_logits(experiment, store, client, round_) for client in clients]
+    items = aligned(experiment, store)
+    logits = [read_logits(experiment, store, client, round_, items=items) for client in clients]
     store.put(named("public", round_, "consensus"), {"logits": agreed(logits, experiment.mean)})
     return {"clients": len(logits)}
 
