@@ -1,6 +1,7 @@
 """What a client does, whatever the strategy: load, train, predict logits, evaluate."""
 
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib.errors import KdlibError
-from kdlib.learning.engine import Batches, KeepBest, Loss, accuracy, keep_freed_memory
+from kdlib.learning.engine import Batches, KeepBest, Loss, keep_freed_memory, predict, share_right
 from kdlib.learning.models import start
 from kdlib.learning.received import read_weights
 from kdlib.settings.experiment import Experiment
@@ -81,10 +82,15 @@ def train_privately(experiment: Experiment, store: Store, round_: int, client: s
 
 
 def test_accuracy(experiment: Experiment, store: Store, subject: str, weights: str) -> dict[str, float]:
-    """Accuracy of stored weights on the private test set, or where it is a client's own, on the subject's."""
+    """Accuracy of stored weights on the private test set, or where it is a client's own, on the subject's.
+
+    A model that answers with what is no number has an accuracy all the same: a loss of NaN, of which the driving
+    process warns, then says so.
+    """
     test = store.get(private(subject, "test") if experiment.task.by_owners else public("test"))
-    return {"accuracy": accuracy(experiment, load(experiment, store, subject, weights), test["x"], test["y"]),
-            "items": len(test["y"])}
+    logits = predict(experiment, load(experiment, store, subject, weights), test["x"])
+    found = {"accuracy": share_right(experiment, logits, test["y"]), "items": len(test["y"])}
+    return found if bool(logits.isfinite().all()) else found | {"loss": math.nan}
 
 
 def alignment_rows(experiment: Experiment, round_: int, items: int) -> Tensor:

@@ -133,8 +133,13 @@ def predict(experiment: Experiment, model: nn.Module, x: Tensor) -> Tensor:
 
 
 def accuracy(experiment: Experiment, model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Top-1 accuracy, 0-1, over all the model's outputs. A text's UNKNOWN is never right: it is many characters."""
-    right = predict(experiment, model, x).argmax(1).cpu() == y
+    """Top-1 accuracy, 0-1, over all the model's outputs, see `share_right`."""
+    return share_right(experiment, predict(experiment, model, x), y)
+
+
+def share_right(experiment: Experiment, logits: Tensor, y: Tensor) -> float:
+    """How many of the logits' largest are right, 0-1. A text's UNKNOWN is never right: it is many characters."""
+    right = logits.argmax(1).cpu() == y
     if isinstance(experiment.task, TextTask):
         right &= y != UNKNOWN
     return float(right.sum() / len(y))

@@ -1,5 +1,6 @@
 """What a client does whatever the strategy: means, the alignment sample, and imports that outlast an interrupt."""
 
+import math
 import os
 import signal
 
@@ -8,6 +9,7 @@ import torch
 
 from kdlib.learning import client
 from kdlib.settings.experiment import make_experiment
+from kdlib.store.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,21 @@ def test_the_alignment_sample_is_drawn_by_round_and_capped(experiment):
     assert first == same != second
     assert len(set(first)) == len(first) == experiment.alignment_items and set(first) <= set(range(1000))
     assert sorted(client.alignment_rows(experiment, 1, 50).tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize(("factor", "diverges"), [(1, False), (1e38, True)])
+def test_an_accuracy_of_answers_that_are_no_numbers_comes_with_a_loss_that_is_none(factor, diverges, experiment,
+                                                                                   tmp_path):
+    """Weights that are finite, and so large that what follows from them is not."""
+    store, name = Store(tmp_path), "public/001/cnn2-128-256"
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (20, 28, 28), dtype=torch.uint8, generator=generator)
+    store.put("public/test", {"x": x, "y": torch.zeros(20, dtype=torch.int64)})
+    model = client.start(experiment, "cnn2-128-256")
+    store.put(name, {key: tensor * factor if tensor.ndim > 1 else tensor for key, tensor in model.state_dict().items()})
+    found = client.test_accuracy(experiment, store, "cnn2-128-256", name)
+    assert 0 <= found["accuracy"] <= 1 and found["items"] == 20
+    assert math.isnan(found.get("loss", 0.0)) == diverges == ("loss" in found)
 
 
 def test_an_interrupt_that_an_import_would_swallow_is_raised_after_it():
