@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 SECRET = "0123456789abcdef" * 4
 VOUCHED = {}  # key -> the fingerprint of the experiment that was deployed
 KEY = "0123456789abcdef"
+OTHER = "f" * 16  # of another run
 TINY = {"architectures": ("cnn2-128-256", "cnn3-64-128-256"), "clients": 2, "rounds": 2, "samples": 20,
         "test_items": 20, "width": 0.03125}
 TINY_FEDMD = TINY | {"public_items": 40, "alignment_items": 20, "pretrain_epochs": 1, "transfer_epochs": 1,

@@ -10,17 +10,10 @@ import psutil
 import pytest
 
 from faas.function.connections import HEAD, MOST
-from functions import KEY, ROOT, Function, bearer_of, deployed, tiny
+from functions import KEY, ROOT, Function, bearer_of
 
 BAD = (b"", b"POST / HT", b"POST / HTTP/1.1\r\nHost: x\r\nX-Endless: ", b"\r\n")
 FUNC = (sys.executable, "-c", "from function import new; from func_python.http import serve; serve(new)")
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("connections")
-    deployed(f"{folder}/store/{{owner}}", tiny("fedmd"))
-    return folder
 
 
 @pytest.fixture(scope="module")
