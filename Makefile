@@ -1,4 +1,4 @@
-# make reproduce | lint | test | test-lowest | test-long | test-faults | test-containers | test-browser | bench
+# make reproduce | lint | test | test-lowest | test-long | test-faults | test-hostile | test-containers | test-browser | bench
 # make estimates | lab | notebooks | lock | clean
 
 TASK ?= digits
@@ -14,7 +14,7 @@ UPGRADE ?=
 ESTIMATES ?= mnist cifar shakespeare
 BIN := .venv/bin
 
-.PHONY: reproduce lint test test-lowest .tests-lowest test-long test-faults test-containers test-browser bench estimates lab notebooks lock clean
+.PHONY: reproduce lint test test-lowest .tests-lowest test-long test-faults test-hostile test-containers test-browser bench estimates lab notebooks lock clean
 
 reproduce: .venv/installed
 	$(BIN)/kdlib reproduce --task "$(TASK)" --profile $(PROFILE) --alphas "$(ALPHAS)" --seeds "$(SEEDS)" --$(FAULTS) --$(COSTS) $(JOBS:%=--jobs %)
@@ -53,6 +53,10 @@ test-long: .venv/installed
 # KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
 test-faults: .venv/installed
 	$(TESTS) tests/faults -s
+
+# 10,000 requests that a function must refuse, and 1,100 connections that are held open; `test` sends a fifth of them.
+test-hostile: .venv/installed
+	export KDLIB_HOSTILE=5; $(TESTS) -n 0 tests/faas/test_hostile.py tests/faas/test_connections.py
 
 test-containers: .venv/installed
 	@echo "This changes the machine: where no Docker engine answers, it installs docker.io, debootstrap and iptables with"

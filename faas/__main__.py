@@ -28,11 +28,13 @@ def render(
     out: Annotated[Path, typer.Option(help="A new folder, or one that was rendered before and is replaced.")],
     values: Annotated[Path | None, typer.Option(help="A .toml file of what differs from "
                                                         "faas/cluster/values.toml.")] = None,
+    rotate: Annotated[bool, typer.Option("--rotate", help="Make a new signing key; functions accept the earlier one "
+                                                          "too, until the next `render`.")] = False,
 ) -> None:
     """Write the Knative manifests of a deployment, checked; a wrong one is told and nothing is written.
 
-    KDLIB_SECRETS is taken from the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names Knative's
-    own schema, to check by that too.
+    The signing key is KDLIB_SIGNING_KEY of the environment, kept from the last time, or made. KDLIB_KNATIVE_CRD names
+    Knative's own schema, to check by that too.
     """
     from faas.cluster.values import load_values
     from kdlib.settings.experiment import from_json
@@ -40,7 +42,7 @@ def render(
     wanted, settings = from_json(experiment.read_text(encoding="utf-8")), load_values(values)
     from faas.cluster.folder import render as write  # only now: a mistake is told before torch is loaded
 
-    deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SECRETS"))
+    deployment = write(wanted, image, settings, out, os.environ.get("KDLIB_SIGNING_KEY"), rotate)
     typer.echo(f"{len(deployment.manifests)} manifests in {out}: {len(deployment.functions)} functions in namespace "
                f"{deployment.namespace}")
 
@@ -63,7 +65,7 @@ def deploy(
 @app.command()
 def endpoints(
     folder: Folder,
-    out: Annotated[Path, typer.Option(help="The endpoints file; its secret is written beside it.")],
+    out: Annotated[Path, typer.Option(help="The endpoints file; the signing key is written beside it.")],
     ingress: Annotated[str | None, typer.Option(help="URL to call where the functions' names do not resolve, for "
                                                      "example http://127.0.0.1; the name goes into Host.")] = None,
 ) -> None:
@@ -73,7 +75,7 @@ def endpoints(
 
     deployment = Deployment(folder)
     there = kubectl.endpoints(deployment, ingress)
-    kubectl.write_endpoints(there, deployment.secret, out)
+    kubectl.write_endpoints(there, deployment.key, out)
     typer.echo(f"{len(there.functions)} functions in {out}")
 
 

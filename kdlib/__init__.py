@@ -32,6 +32,7 @@ PUBLIC = {
     "live": "reports.summary:live",
     "make_invoker": "runs.invokers:make_invoker",
     "token": "invoke.tokens:token",
+    "Call": "invoke.tokens:Call",
     "simulate": "cohort.history:simulate",
     # what came of them
     "summary": "reports.summary:summary",
@@ -56,6 +57,7 @@ PUBLIC = {
     "Aligned": "settings.shared:Aligned",
     "Selecting": "settings.shared:Selecting",
     "Strategy": "invoke.strategy:Strategy",
+    "Step": "invoke.steps:Step",
     "Stage": "invoke.steps:Stage",
     "Chosen": "invoke.strategy:Chosen",
     "Work": "invoke.strategy:Work",

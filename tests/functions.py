@@ -12,13 +12,14 @@ from pathlib import Path
 import httpx
 
 from kdlib.data import sets
-from kdlib.invoke.tokens import token
+from kdlib.invoke.steps import Step
+from kdlib.invoke.tokens import PUBLIC_KEYS, Call, public_of, token
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 
 ROOT = Path(__file__).parents[1]
-SECRET = "0123456789abcdef" * 4
+SIGNING = "private-" + "0123456789abcdef" * 2 + "0123456789A"  # the driving process's
 VOUCHED = {}  # key -> the fingerprint of the experiment that was deployed
 KEY = "0123456789abcdef"
 OTHER = "f" * 16  # of another run
@@ -44,9 +45,14 @@ def deployed(url, experiment, key=KEY):
     return store
 
 
-def bearer_of(subject, run=KEY):
-    """A token of the driver's for that function and run."""
-    return token(SECRET, subject, run, experiment=VOUCHED.get(run))
+def call_of(name, round_, subject="client-0000", run=KEY):
+    """What the driver would ask."""
+    return Call(run, Step(name, round_, subject), VOUCHED.get(run))
+
+
+def headers_of(call, function="client-0000", body=None, **more):
+    """Those of the driver's call, with a new token."""
+    return {"Authorization": f"Bearer {token(SIGNING, function, call, body, **more)}"}
 
 
 def await_ready(url, seconds=120.0):
@@ -67,7 +73,7 @@ class Function:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.subject, self.log, self.url = subject, log, f"http://127.0.0.1:{self.port}"
-        own = {"KDLIB_SUBJECT": subject, "KDLIB_STORE": store, "KDLIB_SECRETS": SECRET, "PORT": str(self.port),
+        own = {"KDLIB_SUBJECT": subject, "KDLIB_STORE": store, PUBLIC_KEYS: public_of(SIGNING), "PORT": str(self.port),
                "HOST": "127.0.0.1", "LISTEN_ADDRESS": f"127.0.0.1:{self.port}", "PYTHONPATH": str(ROOT)}
         with log.open("w") as output:
             self.process = subprocess.Popen(command, env=os.environ | own | environment, cwd=ROOT, stderr=output)
@@ -92,12 +98,14 @@ class Function:
                 time.sleep(0.02)
         raise RuntimeError(f"the function did not start: {self.log.read_text()[-2000:]}")
 
-    def step(self, name, round_, subject=None, run=KEY, bearer=None, **more):
+    def step(self, name, round_, subject=None, run=KEY):
         """POST a Step; the answer."""
-        own = bearer_of(self.subject, run) if bearer is None else bearer
-        return self.client.post("/", headers={"Authorization": f"Bearer {own}"},
-                                json={"run": run, "round": round_, "step": name, "subject": subject or self.subject}
-                                | more)
+        return self.ask(call_of(name, round_, subject or self.subject, run))
+
+    def ask(self, call, body=None, **more):
+        """POST the call, or else `body`, with a token for that; the answer."""
+        return self.client.post("/", headers=headers_of(call, self.subject, body, **more),
+                                content=call.body if body is None else body)
 
     def lines(self):
         """Its log."""

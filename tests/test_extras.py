@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 INSTALLED = {plain(one.name) for one in importlib.metadata.distributions()}
-SECRET = "s" * 64
+SIGNING = "private-" + "0123456789abcdef" * 2 + "0123456789A"  # the driving process's
 
 
 def names(requirements):
@@ -121,7 +121,7 @@ def test_what_is_missing_is_one_line_with_the_command(module, extra, program, wo
         (tmp_path / name).write_text((place / name).read_text())
     crd = tmp_path / "crd.yaml"
     crd.write_text("a: file that is never read")
-    done = run([module], program, *words, cwd=tmp_path, KDLIB_KNATIVE_CRD=str(crd), KDLIB_SECRETS=SECRET,
+    done = run([module], program, *words, cwd=tmp_path, KDLIB_KNATIVE_CRD=str(crd), KDLIB_SIGNING_KEY=SIGNING,
                KDLIB_SUBJECT="aggregator", KDLIB_STORE="file:///nowhere/{owner}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and f"pip install 'kdlib[{extra}]'" in done.stderr, done.stderr

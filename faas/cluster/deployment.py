@@ -1,6 +1,5 @@
 """A rendered deployment, read back and checked: what `deploy`, `endpoints` and `delete` work from."""
 
-import base64
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +7,12 @@ import yaml
 
 from faas.cluster.validation import check
 from kdlib.errors import KdlibError
+from kdlib.invoke.tokens import signing_key
 
 LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
 STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
-TOKENS, TOKENS_KEY = "tokens", "KDLIB_SECRETS"  # the Secret of the functions' tokens
-NAMESPACE_FILE, TOKENS_FILE, CALLERS_FILE = "00-namespace.yaml", "10-tokens.yaml", "11-callers.yaml"
+NAMESPACE_FILE, CALLERS_FILE = "00-namespace.yaml", "11-callers.yaml"
+KEY_FILE = "signing.key"  # of the driving process alone; no manifest, so it never reaches the cluster
 RAY_FILE = "ray/cluster.yaml"
 
 
@@ -20,27 +20,27 @@ class Deployment:
     """What a folder says. Raises KdlibError where it is none, or one of its manifests is wrong.
 
     manifests: file name -> manifest, in the order of the names; namespace; services: name -> Service;
-    functions: their names; users: whom they run as; store: its URL for the driving process; secret: what KDLIB_SECRETS
-    is; secrets_elsewhere: names of the Secrets that the functions need and the folder has not.
+    functions: their names; users: whom they run as; store: its URL for the driving process; key: signs
+    the calls' tokens; secrets: names of the Secrets that the functions need, which are not in the folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.manifests: dict[str, Any] = {path.relative_to(folder).as_posix(): read_manifest(path)
                                           for path in sorted(self.folder.rglob("*.yaml"))}
-        if not {NAMESPACE_FILE, TOKENS_FILE} <= set(self.manifests):
+        if NAMESPACE_FILE not in self.manifests:
             raise KdlibError(f"{folder} has no manifests; allowed: a folder that `python -m faas render` wrote")
         for manifest in self.manifests.values():
             check(manifest)
         metadata = self.manifests[NAMESPACE_FILE]["metadata"]
         self.namespace: str = metadata["name"]
         self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
-        self.secret = secret_of(self.manifests[TOKENS_FILE])
+        self.key = read_key(self.folder)
         services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
         self.services: dict[str, Any] = {service["metadata"]["name"]: service for service in services}
         self.functions: list[str] = list(self.services)
         self.users: set[int] = {_container(service)["securityContext"]["runAsUser"] for service in services}
-        self.secrets_elsewhere = sorted({name for service in services for name in _secret_names(service)} - {TOKENS})
+        self.secrets = sorted({name for service in services for name in _secret_names(service)})
 
 
 def read_manifest(path: Path) -> Any:
@@ -51,12 +51,12 @@ def read_manifest(path: Path) -> Any:
         raise KdlibError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def secret_of(tokens: dict) -> str:
-    """What KDLIB_SECRETS is by the manifest. Raises KdlibError where it does not say."""
+def read_key(folder: Path) -> str:
+    """The key that signs the calls' tokens. Raises KdlibError, which does not show it, where the folder has none."""
     try:
-        return base64.b64decode(tokens["data"][TOKENS_KEY]).decode()
-    except (KeyError, TypeError, ValueError) as error:
-        raise KdlibError(f"{TOKENS_FILE} has no {TOKENS_KEY}; allowed: as `render` wrote it") from error
+        return signing_key((folder / KEY_FILE).read_text())
+    except (OSError, UnicodeDecodeError, KdlibError) as error:
+        raise KdlibError(f"{folder / KEY_FILE} is no signing key; allowed: as `render` wrote it") from error
 
 
 def _container(service: dict) -> dict:

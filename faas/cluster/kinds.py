@@ -5,11 +5,8 @@ runtime contract and the checks of its webhook (v1.23). The table is our own bec
 Services of our tests Kubernetes' own schemas refuse 5 and Knative's CustomResourceDefinition 8, every field closed.
 """
 
-import base64
-import contextlib
 import functools
 import operator
-import re
 from typing import Annotated, Literal, NotRequired
 
 from pydantic import BeforeValidator, Field, TypeAdapter
@@ -72,16 +69,6 @@ def _mounted(pod):
         raise ValueError(f"volume {unused[0]} is declared but not mounted; allowed: those that are mounted")
 
 
-def _encoded(data):
-    """Shows nothing of what may be a secret."""
-    with contextlib.suppress(AttributeError, TypeError, ValueError):
-        for value in data.values():
-            base64.b64decode(value.encode(), validate=True)
-        if all(re.fullmatch(r"[A-Za-z0-9._-]+", key) for key in data):
-            return
-    raise ValueError("a name is wrong, or a value not base64; allowed: NAME: BASE64, NAME of letters, digits, -, _, .")
-
-
 # The pod of a function or of Ray: as Kubernetes' `restricted` profile asks for, and with one container.
 Env = closed(
     _one_of("value", "valueFrom"), value=NotRequired[str],
@@ -139,8 +126,6 @@ AccessModes = Annotated[list[Literal["ReadWriteMany", "ReadWriteOnce"]], Field(m
 
 KINDS = {which: TypeAdapter(closed(apiVersion=str, kind=str, **fields)) for which, fields in {
     ("v1", "Namespace"): {"metadata": Global},
-    ("v1", "Secret"): {
-        "metadata": Namespaced, "type": NotRequired[Literal["Opaque"]], "data": Annotated[object, rule(_encoded)]},
     ("networking.k8s.io/v1", "NetworkPolicy"): {"metadata": Namespaced, "spec": closed(
         podSelector=closed(matchLabels=Labels), policyTypes=_one(Literal["Ingress"]), ingress=_one(Ingress))},
     ("v1", "PersistentVolume"): {"metadata": Global, "spec": closed(

@@ -75,9 +75,9 @@ def found(listed: dict, deployment: Deployment, ingress: str | None = None) -> "
     return Endpoints(functions=functions, store=deployment.store)
 
 
-def write_endpoints(there: "Endpoints", secret: str, out: Path) -> None:
-    """The endpoints file, and beside it the secret for whoever may read the file."""
-    for path, text in ((out.with_suffix(".secret"), secret), (out, there.model_dump_json(indent=2, exclude_none=True))):
+def write_endpoints(there: "Endpoints", key: str, out: Path) -> None:
+    """The endpoints file, and beside it the key for whoever may read the file."""
+    for path, text in ((out.with_suffix(".key"), key), (out, there.model_dump_json(indent=2, exclude_none=True))):
         beside = path.with_name(f".{path.name}.part")
         beside.unlink(missing_ok=True)
         beside.touch(mode=0o600)
@@ -118,7 +118,7 @@ def _await_pods(inside: tuple[str, ...], say: Callable[[str], None]) -> None:
 
 def _expect_secrets(deployment: Deployment, inside: tuple[str, ...]) -> None:
     there = {name.rpartition("/")[2] for name in _kubectl("get", "secrets", *inside, "--output", "name").split()}
-    if missing := [name for name in deployment.secrets_elsewhere if name not in there]:
+    if missing := [name for name in deployment.secrets if name not in there]:
         raise KdlibError(f"namespace {deployment.namespace} lacks {len(missing)} Secrets of the store's credentials, "
                          f"{missing[0]} among them; allowed: after `kubectl create secret generic {missing[0]} "
                          f"--namespace {deployment.namespace} --from-env-file=FILE`, and so for each")

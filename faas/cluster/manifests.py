@@ -1,7 +1,5 @@
-"""All manifests of a deployment: an experiment, an image, the settings and the secret -> file name -> manifest."""
+"""All manifests of a deployment: an experiment, an image, the settings and the public keys -> file name -> manifest."""
 
-import base64
-import hashlib
 import json
 from urllib.parse import urlsplit
 
@@ -9,22 +7,13 @@ from pydantic import TypeAdapter
 
 from faas.cluster import access
 from faas.cluster.annotations import AUTOSCALING
-from faas.cluster.deployment import (
-    CALLERS_FILE,
-    LABELS,
-    NAMESPACE_FILE,
-    RAY_FILE,
-    STORE_NOTE,
-    TOKENS,
-    TOKENS_FILE,
-    TOKENS_KEY,
-)
+from faas.cluster.deployment import CALLERS_FILE, LABELS, NAMESPACE_FILE, RAY_FILE, STORE_NOTE
 from faas.cluster.fields import Image
 from faas.cluster.resources import Allotment, aggregator_allotment, client_allotment, worker_memory
 from faas.cluster.validation import expect
 from faas.cluster.values import S3Store, Values
 from kdlib.invoke.strategy import strategy_of
-from kdlib.invoke.tokens import AGGREGATOR, secrets
+from kdlib.invoke.tokens import AGGREGATOR, PUBLIC_KEYS, accepted
 from kdlib.registry import PLUGINS, plugins
 from kdlib.settings.experiment import Experiment
 
@@ -35,25 +24,21 @@ START = 300  # seconds that a function may take to start
 ALIVE, READY = "/health/liveness", "/health/readiness"
 
 
-def manifests(experiment: Experiment, image: str, values: Values, secret: str) -> dict[str, dict]:
+def manifests(experiment: Experiment, image: str, values: Values, keys: str) -> dict[str, dict]:
     """File name -> manifest or S3 policy, in the order in which a cluster wants them.
 
-    secret: what KDLIB_SECRETS is to be. Raises KdlibError where the experiment does not fit the settings, or the image
-    is none.
+    keys: what KDLIB_PUBLIC_KEYS is to be. Raises KdlibError where the experiment does not fit the settings, or the
+    image is none.
     """
-    secrets(secret)
+    accepted(keys)
     expect(TypeAdapter(Image), image, "--image")
     subjects = [AGGREGATOR, *experiment.client_names]
     made = {
         NAMESPACE_FILE: _manifest("v1", "Namespace", values.namespace, annotations={STORE_NOTE: values.store.driver}),
-        TOKENS_FILE: _manifest("v1", "Secret", TOKENS, values.namespace) | {
-            "type": "Opaque", "data": {TOKENS_KEY: base64.b64encode(secret.encode()).decode()}},
         CALLERS_FILE: _callers(values)}
     if not isinstance(values.store, S3Store):
         made |= _volume(values)
-    # A new secret makes new versions of all functions, which read it when they start.
-    version = hashlib.sha256(secret.encode()).hexdigest()[:8]
-    made |= {f"30-{subject}.yaml": _service(experiment, subject, image, values, version) for subject in subjects}
+    made |= {f"30-{subject}.yaml": _service(experiment, subject, image, values, keys) for subject in subjects}
     if any(step.carrier == "worker" for step in strategy_of(experiment).steps):
         made[RAY_FILE] = _ray_cluster(experiment, values)
         subjects.append(access.RAY)
@@ -92,7 +77,7 @@ def _volume(values) -> dict[str, dict]:
     return made
 
 
-def _service(experiment, subject, image, values, version) -> dict:
+def _service(experiment, subject, image, values, keys) -> dict:
     """One function: a client's, or the aggregators', of which several run side by side."""
     if subject == AGGREGATOR:
         allotment = aggregator_allotment(experiment, values.aggregator, values.scaling.overcommit)
@@ -103,7 +88,7 @@ def _service(experiment, subject, image, values, version) -> dict:
     scaling = {"min-scale": 0, "max-scale": most, "initial-scale": values.scaling.initial,
                "window": values.scaling.window, "scale-to-zero-pod-retention-period": values.scaling.retention}
     environment = [_plain("KDLIB_SUBJECT", subject), *_store_environment(subject, values),
-                   _secret(TOKENS_KEY, TOKENS), _plain("HOME", "/tmp")]
+                   _plain(PUBLIC_KEYS, keys), _plain("HOME", "/tmp")]
     if modules := plugins(files=False):  # which the image has to have
         environment.append(_plain(PLUGINS, ":".join(modules)))
     pod = _pod("function", image, environment, allotment, values, _store_mounts(experiment, subject, values, STORE))
@@ -117,7 +102,7 @@ def _service(experiment, subject, image, values, version) -> dict:
             "responseStartTimeoutSeconds": values.scaling.timeout, "enableServiceLinks": False}
     if values.pull_secret:
         pod["imagePullSecrets"] = [{"name": values.pull_secret}]
-    annotations = {f"{AUTOSCALING}/{name}": str(value) for name, value in scaling.items()} | {"kdlib/secret": version}
+    annotations = {f"{AUTOSCALING}/{name}": str(value) for name, value in scaling.items()}
     return _manifest("serving.knative.dev/v1", "Service", subject, values.namespace, labels=labels) | {
         "spec": {"template": {"metadata": {"annotations": annotations, "labels": labels}, "spec": pod}}}
 

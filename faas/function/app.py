@@ -5,7 +5,8 @@
     /health/readiness   200 once it can take a Step
 
     200 the Record   400 no such JSON   401 no valid token   403 a token for something else, or another's Step
-    404, 405         408, 413 a body too slow or too long    422 the run, or what the Step needs, is not as it must be
+    404, 405         408, 413 a body too slow or too long    409 the token was used before
+    422 the run, or what the Step needs, is not as it must be
     500 a mistake of ours   503 too many wait, or the store is away: the same call may succeed later   507 out of memory
 Every answer but 200 is {"error": one line}, with "damaged": NAME where an object is the cause.
 """
@@ -30,7 +31,7 @@ from faas.function.identity import Identity
 from faas.function.instance import Instance
 from kdlib.errors import KdlibError, Unreachable
 from kdlib.invoke.steps import Step
-from kdlib.invoke.tokens import Claims, Forbidden, Unauthorised
+from kdlib.invoke.tokens import Call, Forbidden, Spent, Unauthorised, Used
 from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.toml import one_line
 
@@ -44,7 +45,7 @@ REQUEST = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = logging.getLogger("faas")
 
 
-class Call(BaseModel):
+class Body(BaseModel):
     """What a request's body says; the types are strict, and nothing else may be in it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -68,7 +69,7 @@ class Door:
 
     def __init__(self, identity: Identity) -> None:
         self.identity, self.instance = identity, Instance(identity)
-        self.waiting = 0
+        self.spent, self.waiting = Spent(), 0
         self.turn = asyncio.Lock()
         # Steps have a thread of their own, so that health is answered meanwhile; one, whatever becomes of its caller.
         self.thread = ThreadPoolExecutor(1, "step")
@@ -98,13 +99,15 @@ class Door:
     async def _record(self, request: Request, about: dict[str, object]) -> str:
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         claims = self.identity.admit(token.strip() if kind.lower() == "bearer" else "")
+        content = await _body(request)
         try:
-            call = Call.model_validate_json(await _body(request))
+            body = Body.model_validate_json(content)
         except ValidationError as error:
             raise Refusal(400, f"not a Step: {one_line(error)}") from error
-        about |= call.model_dump()
-        if call.run != claims.run:
-            raise Forbidden("the token is for another run")
+        about |= body.model_dump()
+        call = Call(body.run, Step(body.step, body.round, body.subject), claims.call.experiment)
+        claims.expect(call, content)
+        self.spent.spend(claims)
         if self.waiting >= LINE:
             raise Refusal(503, f"{LINE} calls wait already; try again", **{"Retry-After": "1"})
         self.waiting += 1
@@ -113,14 +116,14 @@ class Door:
                 if await request.is_disconnected():  # it will come again, or has given up
                     raise ClientDisconnect
                 log.info("begun", extra={"about": about})
-                return await self._in_time(claims, Step(call.step, call.round, call.subject))
+                return await self._in_time(call)
         finally:
             self.waiting -= 1
 
-    async def _in_time(self, claims: Claims, step: Step) -> str:
+    async def _in_time(self, call: Call) -> str:
         """The Step's Record; where it does not come, this process ends once that is said: nothing else frees it."""
-        loop, seconds = asyncio.get_running_loop(), self.identity.deadline * len(step.parts)
-        carried_out = loop.run_in_executor(self.thread, self.instance.carry_out, claims, step)
+        loop, seconds = asyncio.get_running_loop(), self.identity.deadline * len(call.step.parts)
+        carried_out = loop.run_in_executor(self.thread, self.instance.carry_out, call)
         try:
             return await asyncio.wait_for(asyncio.shield(carried_out), seconds)
         except TimeoutError as error:
@@ -174,6 +177,8 @@ def _refusal(error: Exception) -> Refusal:
             return Refusal(401, line, **{"WWW-Authenticate": "Bearer"})
         case Forbidden():
             return Refusal(403, line)
+        case Used():
+            return Refusal(409, line)
         case Unreachable():
             return Refusal(503, line, **{"Retry-After": "1"})
         case KdlibError():

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from kdlib.errors import KdlibError
 from kdlib.invoke import tokens
 from kdlib.invoke.tokens import AGGREGATOR
@@ -18,18 +20,18 @@ SUBJECT = re.compile(rf"{AGGREGATOR}|client-[0-9]{{4}}")
 
 
 class Identity(NamedTuple):
-    """subject: client-0000 ..., or aggregator; store: URL without a run's key, `{owner}` in it; accepted: secrets.
+    """subject: client-0000 ..., or aggregator; store: URL without a run's key, `{owner}` in it; accepted: public keys.
 
     deadline: seconds after which a Step is stuck, and the instance ends for another one to begin.
     """
 
     subject: str
     store: str
-    accepted: tuple[str, ...]
+    accepted: tuple[Ed25519PublicKey, ...]
     deadline: float = DEADLINE
 
     def admit(self, token: str) -> tokens.Claims:
-        """What a bearer token is for. Raises kdlib.invoke.tokens.Unauthorised and Forbidden."""
+        """What a bearer token says. Raises kdlib.invoke.tokens.Unauthorised and Forbidden."""
         return tokens.verified(token, self.accepted, self.subject)
 
 
@@ -44,7 +46,7 @@ def or_exit() -> Iterator[None]:
 
 
 def from_environment(environment: Mapping[str, str] = os.environ) -> Identity:
-    """By KDLIB_SUBJECT, KDLIB_STORE, KDLIB_SECRETS, KDLIB_DEADLINE and PORT.
+    """By KDLIB_SUBJECT, KDLIB_STORE, KDLIB_PUBLIC_KEYS, KDLIB_DEADLINE and PORT.
 
     Raises KdlibError for what a function cannot be.
     """
@@ -59,4 +61,4 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Identity:
         raise KdlibError(f"PORT is {port!r}; allowed: 1 to 65535")
     if not (deadline.isdecimal() and 0 < int(deadline) <= LONGEST_DEADLINE):
         raise KdlibError(f"KDLIB_DEADLINE is {deadline!r}; allowed: 1 to {LONGEST_DEADLINE} seconds of a Step")
-    return Identity(subject, store.rstrip("/"), tokens.secrets(environment.get("KDLIB_SECRETS")), float(deadline))
+    return Identity(subject, store.rstrip("/"), tokens.accepted(environment.get(tokens.PUBLIC_KEYS)), float(deadline))

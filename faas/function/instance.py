@@ -12,7 +12,7 @@ from kdlib.errors import Damaged, KdlibError, Missing
 from kdlib.invoke.perform import measured, perform
 from kdlib.invoke.steps import Record, Stage, Step
 from kdlib.invoke.strategy import everybody, expect_sources, strategy_of
-from kdlib.invoke.tokens import AGGREGATOR, Claims, Forbidden
+from kdlib.invoke.tokens import AGGREGATOR, Call, Forbidden
 from kdlib.settings.experiment import Experiment, from_json
 from kdlib.store import names
 from kdlib.store.store import Store
@@ -49,7 +49,7 @@ class Instance:
         self.identity = identity
         self._runs: dict[str, Warm] = {}
 
-    def carry_out(self, claims: Claims, step: Step) -> str:
+    def carry_out(self, call: Call) -> str:
         """The Record of the Step as JSON: that of its first time, whatever the number of calls.
 
         Every part is carried out once, whatever Step it is asked for in. One that ended without its Record is carried
@@ -57,11 +57,11 @@ class Instance:
         Raises Forbidden for another function's Step, KdlibError for one that the run has not, or where the caller means
         another experiment than `public` holds, and what a Store raises.
         """
-        own, run = self.identity.subject, claims.run
+        own, run, step = self.identity.subject, call.run, call.step
         if (step.subject != own) if own != AGGREGATOR else step.subject.startswith("client-"):
             raise Forbidden(f"this is the function of {own}, which does nothing for {step.subject}")
         warm = self._warm(run)
-        if claims.experiment != warm.vouched:
+        if call.experiment != warm.vouched:
             raise KdlibError(f"{names.EXPERIMENT} of run {run} is not the experiment that the caller vouches for; "
                              "allowed: the one that the run was begun with")
         if not warm.has(step):

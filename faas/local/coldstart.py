@@ -17,7 +17,8 @@ from faas.cluster.values import load_values
 from faas.local import launch, lifecycle
 from kdlib.data import sets
 from kdlib.errors import KdlibError
-from kdlib.invoke.tokens import token
+from kdlib.invoke.steps import Step
+from kdlib.invoke.tokens import Call, make_key, token
 from kdlib.learning import client
 from kdlib.machine import machine
 from kdlib.paper.bench.measure import COLD, Side, side
@@ -115,7 +116,7 @@ class _Ground:
     def __init__(self, folder: Path, docker: bool, image: str) -> None:
         experiments = {step: make_experiment("digits", strategy, 1.0, profile="smoke", rounds=WARM + 1)
                        for step, strategy in COLD.items()}
-        place = launch.Place(folder, None, experiments[FIRST].client_names, "0" * 64, None, True)
+        place = launch.Place(folder, None, experiments[FIRST].client_names, make_key(), None, True)
         unconfined = lifecycle.lay_out(place, docker)
         if docker:  # before anything is written below
             launch.let_containers_write(place)
@@ -131,8 +132,7 @@ class _Ground:
         else:
             self.command = launch.process(function, place._replace(confined=unconfined is None))
         self.records = folder / "store" / "client-0000"
-        self.token = {key: token(place.secret, "client-0000", key, 900, experiments[step].fingerprint())
-                      for step, key in self.keys.items()}
+        self.key, self.vouched = place.key, {step: one.fingerprint() for step, one in experiments.items()}
         self.client = httpx.Client(base_url=function.url, trust_env=False, timeout=120)
         self.log = (folder / "log" / "function.log").open("ab")
 
@@ -185,9 +185,9 @@ class _Ground:
             return False
 
     def _step(self, step: str, round_: int) -> float:
-        key = self.keys[step]
-        answer = self.client.post("/", headers={"Authorization": f"Bearer {self.token[key]}"},
-                                  json={"run": key, "round": round_, "step": step, "subject": "client-0000"})
+        call = Call(self.keys[step], Step(step, round_, "client-0000"), self.vouched[step])
+        bearer = token(self.key, "client-0000", call)
+        answer = self.client.post("/", headers={"Authorization": f"Bearer {bearer}"}, content=call.body)
         answer.raise_for_status()
         seconds: float = answer.json()["seconds"]
         return seconds

@@ -16,7 +16,8 @@ from faas.cluster.values import Values
 from faas.local.supervisor import Command
 from kdlib import registry
 from kdlib.errors import KdlibError
-from kdlib.invoke.http import AGGREGATOR
+from kdlib.invoke import tokens
+from kdlib.invoke.tokens import AGGREGATOR
 from kdlib.settings.experiment import Experiment
 
 INSIDE = "/store"  # where a container's folders are mounted
@@ -53,14 +54,14 @@ class Function(NamedTuple):
 class Place(NamedTuple):
     """What functions share. folder: absolute; store: URL of one elsewhere, or None: the folder's own.
 
-    clients: all of them; secret: of the tokens; credentials: function -> AWS_* variables, or None: the caller's own.
+    clients: all of them; key: signs the tokens; credentials: function -> AWS_* variables, or None: the caller's own.
     confined: whether a process can be kept to its part of a folder store.
     """
 
     folder: Path
     store: str | None
     clients: tuple[str, ...]
-    secret: str
+    key: str
     credentials: Mapping[str, Mapping[str, str]] | None
     confined: bool
 
@@ -75,7 +76,7 @@ class Place(NamedTuple):
         aws = {name: value for name, value in os.environ.items() if name.startswith("AWS_")} if self.store else {}
         if self.credentials is not None:
             aws = {name: value for name, value in aws.items() if name not in IDENTITY} | dict(self.credentials[subject])
-        return aws | {"KDLIB_SUBJECT": subject, "KDLIB_SECRETS": self.secret,
+        return aws | {"KDLIB_SUBJECT": subject, tokens.PUBLIC_KEYS: tokens.public_of(self.key),
                       "KDLIB_STORE": f"{self.store or f'file://{store}'}/{{owner}}"}
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 60.0  # seconds for functions to end, before they are killed
 
-OURS = {"endpoints.json", "endpoints.secret", "supervisor.pid", "containers", "log", "store", "view"}
+OURS = {"endpoints.json", "endpoints.key", "supervisor.pid", "containers", "log", "store", "view"}
 
 Folder = Annotated[Path, typer.Option(help="For the endpoints file, logs, and the store.")]
 
@@ -66,14 +65,15 @@ def up(
     from faas.cluster.values import load_values
     from faas.local import launch  # only now: a mistake is told before torch is loaded
     from faas.local.supervisor import Plan
-    from kdlib.invoke.http import AGGREGATOR, Endpoint, Endpoints
+    from kdlib.invoke.http import Endpoint, Endpoints
+    from kdlib.invoke.tokens import AGGREGATOR, make_key
 
     registry.load_environment()
     if docker and (files := set(registry.plugins()) - set(registry.plugins(files=False))):
         raise KdlibError(f"containers do not have the file {min(files)}; allowed: a package in the image, by "
                          "`python -m faas image --with PACKAGE`, and no files as plugins here")
     with _starting(folder):
-        place = launch.Place(folder, store and store.rstrip("/"), names, secrets.token_hex(32),
+        place = launch.Place(folder, store and store.rstrip("/"), names, make_key(),
                              _credentials(credentials, (*names, AGGREGATOR)) if credentials else None, True)
         wanted = launch.functions(names, settings, load_values(values), port)
         kept = lay_out(place, docker)
@@ -89,7 +89,7 @@ def up(
         endpoints[AGGREGATOR] = Endpoint(url=aggregators[0], others=tuple(aggregators[1:]))
         there = Endpoints(functions=endpoints, store=place.store or str(folder / "store"))
         _supervise(folder, Plan(commands=commands, files={
-            "endpoints.secret": place.secret, "endpoints.json": there.model_dump_json(indent=2, exclude_none=True)}))
+            "endpoints.key": place.key, "endpoints.json": there.model_dump_json(indent=2, exclude_none=True)}))
     typer.echo(f"{len(commands)} functions are up: --invoker http --endpoints {folder / 'endpoints.json'}")
     if kept and not docker:
         typer.echo(f"They are not kept apart: this system lets no process have a view of its own ({kept}). Where that "
@@ -106,7 +106,7 @@ def down(folder: Folder = Path("functions")) -> None:
         _end(folder, pid)
     if (folder / "containers").exists():
         _remove_containers(folder)
-    for name in ("endpoints.json", "endpoints.secret", "containers"):
+    for name in ("endpoints.json", "endpoints.key", "containers"):
         (folder / name).unlink(missing_ok=True)
     for torn in (folder / "store").rglob("*.part"):  # of a function that was killed while it wrote
         torn.unlink()

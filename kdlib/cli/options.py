@@ -24,7 +24,8 @@ Seed = Annotated[int, typer.Option(help="The one source of all random numbers.")
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs, one folder each, named by its key.")]
 Set = Annotated[list[str], typer.Option("--set", metavar="NAME=VALUE", help="A setting other than the profile's, for "
                                         "example clients=12; may be given several times.")]
-Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), paper.")]
+Profile = Annotated[str, typer.Option(help="Defaults: smoke (seconds), laptop (minutes on 2 cores), narrow (hours: the "
+                                           "paper's, with an eighth of the width), paper.")]
 InvokerName = Annotated[str, typer.Option("--invoker", help="Where Steps run: inline (here, one after another), "
                                                             "processes (side by side on this machine), ray (the same, "
                                                             "or on a cluster), http (functions); auto takes processes "

@@ -3,7 +3,6 @@
 import asyncio
 import concurrent.futures
 import contextlib
-import json
 import os
 import queue
 import ssl
@@ -24,7 +23,7 @@ from kdlib.invoke.invokers import Base, Outcome
 from kdlib.invoke.metrics import expect_record
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.strategy import strategy_of
-from kdlib.invoke.tokens import AGGREGATOR, secrets, token
+from kdlib.invoke.tokens import AGGREGATOR, SIGNING_KEY, Call, signing_key, token
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 from kdlib.toml import one_line
@@ -34,7 +33,8 @@ KEPT_OPEN = 2.0  # seconds of an idle connection: less than a function keeps it,
 
 TRIES = 8  # of a Step: with the waits below, about 20 seconds of an unreachable function or store
 WAIT = tenacity.wait_exponential_jitter(multiplier=0.2, max=5.0, jitter=0.2)
-PASSING = {429, 502, 503, 504}  # too busy, not there yet, or too late; a Step may be asked for twice
+# Its token arrived before, too busy, not there yet, or too late; a Step may be asked for twice.
+PASSING = {409, 429, 502, 503, 504}
 
 URL = Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")]
 
@@ -72,7 +72,7 @@ class Failed(KdlibError):
 class Http(Base):
     """A Stage's Steps side by side, each one POST to its subject's function.
 
-    endpoints: function -> Endpoint; secret: signs a token for each call; concurrency: calls at a time at most;
+    endpoints: function -> Endpoint; key: signs a token for each call; concurrency: calls at a time at most;
     timeouts: seconds by step name, over what the strategy declares; tries: of one Step, with growing waits in between;
     store: URL below which the functions look for a run's objects.
     What may pass is tried again: a lost or refused connection, no whole answer in time, 429, 502, 503, 504. A function
@@ -84,30 +84,30 @@ class Http(Base):
     patient = True
     replays = False
 
-    def __init__(self, endpoints: Mapping[str, Endpoint], secret: str, concurrency: int = 32,
+    def __init__(self, endpoints: Mapping[str, Endpoint], key: str, concurrency: int = 32,
                  timeouts: Mapping[str, float] | None = None, tries: int = TRIES, store: str | None = None) -> None:
-        self.endpoints, self.secret, self.store = dict(endpoints), secret, store
+        self.endpoints, self.key, self.store = dict(endpoints), signing_key(key), store
         self.concurrency, self.timeouts, self.tries = concurrency, dict(timeouts or {}), tries
         self._loop: asyncio.AbstractEventLoop | None = None
         self._calls: set[concurrent.futures.Future[None]] = set()
 
     @classmethod
     def from_file(cls, path: str | Path, **settings: Any) -> "Http":
-        """By the endpoints file, and KDLIB_SECRETS or else the secret that `python -m faas up` left beside the file.
+        """By the endpoints file, and KDLIB_SIGNING_KEY or else the key that `python -m faas up` left beside the file.
 
-        Raises KdlibError where the file or the secret is missing or malformed.
+        Raises KdlibError where the file or the key is missing or malformed.
         """
         path = Path(path)
-        beside = path.with_suffix(".secret")
+        beside = path.with_suffix(".key")
         try:
             there = Endpoints.model_validate_json(path.read_bytes())
-            text = os.environ.get("KDLIB_SECRETS") or (beside.read_text() if beside.exists() else None)
+            key = os.environ.get(SIGNING_KEY) or (beside.read_text() if beside.exists() else "")
         except OSError as error:
             raise KdlibError(f"cannot read {error.filename}: {error.strerror}; `python -m faas up` or `endpoints` "
                              "writes the endpoints file") from error
         except ValidationError as error:
             raise KdlibError(f"{path} is no endpoints file: {one_line(error)}") from error
-        return cls(there.functions, secrets(text)[0], store=there.store, **settings)
+        return cls(there.functions, key, store=there.store, **settings)
 
     def run(self, key: str, experiment: Experiment, store: Store, steps: list[Step]) -> Iterator[Record]:
         """See Invoker.run; the functions reach the store by themselves. Raises Failed at the first Step that failed."""
@@ -210,15 +210,14 @@ class Http(Base):
 
     async def _post(self, key: str, experiment: Experiment, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
-        bearer = token(self.secret, function, key, experiment=experiment.fingerprint())
-        headers = {"Authorization": f"Bearer {bearer}", "X-Request-Id": request}
+        call = Call(key, step, experiment.fingerprint())
+        headers = {"Authorization": f"Bearer {token(self.key, function, call)}", "X-Request-Id": request}
         if host := self.endpoints[function].host:
             headers["Host"] = host
-        body = json.dumps({"run": key, "round": step.round, "step": step.name, "subject": step.subject})
         async with self._place(function) as url:
             try:
                 async with asyncio.timeout(seconds):  # httpx's own begins anew with every byte
-                    answer = await ask(self._client, url, headers, body.encode(),
+                    answer = await ask(self._client, url, headers, call.body,
                                        httpx.Timeout(seconds, connect=CONNECT, pool=None))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 raise _Passing(f"{url} cannot be reached") from error

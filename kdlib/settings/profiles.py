@@ -9,6 +9,7 @@ from kdlib.settings.architectures import TEXT_ZOO
 
 PROFILES: dict[str, dict[str, Any]] = {
     "paper": {},
+    "narrow": {"width": 0.125, "test_items": 2000},  # the paper's protocol, for hours of a laptop
     "laptop": {
         "clients": 12, "clients_per_round": 12, "samples": 500, "rounds": 10, "width": 0.125,
         "batch_norm_momentum": 0.1, "test_items": 2000, "validation_items": 500,
@@ -28,6 +29,7 @@ OF_ITEMS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "text": {
         "paper": {"architectures": TEXT_ZOO, "validation_items": 5000},
+        "narrow": {"architectures": TEXT_ZOO, "validation_items": 5000, "width": 0.25},
         # With the images' numbers, a thirtieth of the steps, every network answers with a blank whatever it reads.
         "laptop": {"architectures": TEXT_ZOO, "width": 0.25, "samples": 2000, "public_items": 10_000},
         "smoke": {"architectures": ("lstm1-128", "lstm2-128"), "clients": 4, "clients_per_round": 4, "width": 0.0625},

@@ -49,7 +49,9 @@ def test_rounds_of_more_clients_take_no_more_memory():
         pytest.skip("MNIST and EMNIST-letters are not here: KDLIB_DATA names no folder that has them")
     found = quick("scale")
     assert set(found["factors"]) == {"3 clients", "6 clients"}  # seconds: of the committed result, below
-    assert all(value < 1.5 for name, value in found["facts"].items() if "memory" in name)
+    peaks = [value for name, value in found["facts"].items() if "memory" in name]
+    assert len(peaks) == 2 and max(peaks) < 1.5
+    assert len(found["facts"]) == 2 * 6, "of each size: seconds, partition, memory, store, listing, sweeping"
 
 
 def test_peers_runs_both_sides_of_each_pair_or_says_what_to_install():
@@ -61,23 +63,24 @@ def test_peers_runs_both_sides_of_each_pair_or_says_what_to_install():
     assert len(found["sides"]) == 4 and len(found["factors"]) == 2 and "Flower" in found["notes"][0]
 
 
-PROMISED = {  # of the committed results, where the CPU that they come from has AMX
+OF_THE_ENGINE = {"train", "predict", "pretrain", "distil"}  # which depend on the CPU: AMX or not
+PROMISED = {  # of the committed results
     "train": lambda found: found.ratio >= 3.5 and min(found.factors[name] for name in ZOO) >= 2,
     "predict": lambda found: found.ratio >= 6,
     "pretrain": lambda found: found.ratio >= 20,
     "distil": lambda found: found.ratio >= 15,
     "overhead": lambda found: found.ratio <= 1.05 and found.factors["ray over two processes"] <= 1.10,
     "fused": lambda found: found.ratio == 4 and found.factors["bytes moved"] >= 2,
-    "scale": lambda found: found.ratio <= 1.15 and all(value < 2 for name, value in found.facts.items()
-                                                       if "peak memory" in name),
+    "scale": lambda found: found.ratio <= 1.15 and 0 < found.facts["10000 clients: peak memory, GiB"] < 2,
+    "peers": lambda found: min(found.factors.values()) >= 1.5,
 }
 
 
-@pytest.mark.parametrize("name", sorted(BENCHES.keys() - {"peers"}))  # which nobody has measured undisturbed yet
+@pytest.mark.parametrize("name", sorted(BENCHES))
 def test_the_committed_results_are_as_promised(name):
     """`make bench` writes them on a machine with nothing else to do; while tests run, no ratio is worth asserting."""
     found = measure.load(ROOT / "papers_figures", name)
-    if "amx_bf16" not in found.machine["flags"]:
+    if name in OF_THE_ENGINE and "amx_bf16" not in found.machine["flags"]:
         pytest.skip(f"bench-{name}.json comes from a CPU without AMX: it reports, nobody asserts")
     assert found.name == name and found.pairs >= (1 if name in APART else 3) and PROMISED[name](found), found.text()
 

@@ -18,9 +18,10 @@ from faas.cluster.access import folders
 from faas.cluster.resources import client_allotment
 from faas.cluster.values import load_values
 from faas.local.launch import LABEL
-from functions import KEY, ROOT, SECRET, await_ready, bearer_of, deployed, tiny
+from functions import KEY, ROOT, SIGNING, await_ready, call_of, deployed, headers_of, tiny
 from kdlib.invoke.http import AGGREGATOR, Endpoint, Failed, Http
 from kdlib.invoke.steps import Record, Step
+from kdlib.invoke.tokens import public_of
 from kdlib.runs import runner
 from kdlib.settings.experiment import make_experiment
 
@@ -86,7 +87,8 @@ def single(engine, image, tmp_path):
         names.append(f"kdlib-single-{os.getpid()}-{len(names)}")
         engine.docker("run", "--detach", "--name", names[-1], "--publish", "127.0.0.1::8080", "--read-only", "--tmpfs",
                       "/tmp", "--volume", f"{tmp_path}/store:/store", "--env", "KDLIB_SUBJECT=client-0000", "--env",
-                      f"KDLIB_SECRETS={SECRET}", "--env", "KDLIB_STORE=file:///store/{owner}", *options, image)
+                      f"KDLIB_PUBLIC_KEYS={public_of(SIGNING)}", "--env", "KDLIB_STORE=file:///store/{owner}",
+                      *options, image)
         port = engine.docker("port", names[-1], "8080").stdout.strip().rpartition(":")[2]
         await_ready(f"http://127.0.0.1:{port}")
         return names[-1], f"http://127.0.0.1:{port}"
@@ -97,16 +99,16 @@ def single(engine, image, tmp_path):
 
 
 def post(url, step, round_):
-    return httpx.post(url, headers={"Authorization": f"Bearer {bearer_of('client-0000')}"}, trust_env=False,
-                      json={"run": KEY, "round": round_, "step": step, "subject": "client-0000"}, timeout=300)
+    call = call_of(step, round_)
+    return httpx.post(url, headers=headers_of(call), content=call.body, trust_env=False, timeout=300)
 
 
-def test_the_image_is_small_and_says_who_it_runs_as_and_no_secret(engine, image):
+def test_the_image_is_small_and_says_who_it_runs_as_and_no_key(engine, image):
     (said,) = json.loads(engine.docker("image", "inspect", image).stdout)
     assert said["Size"] <= LARGEST, f"{said['Size'] / 1e9:.2f} GB"
     assert said["Config"]["User"] == "65532:65532" and list(said["Config"]["ExposedPorts"]) == ["8080/tcp"]
     text = json.dumps(said) + engine.docker("history", "--no-trunc", image).stdout
-    assert "KDLIB_SECRETS" not in text and "AWS_" not in text and "index" not in text.lower().replace("no_index", "")
+    assert "_KEY" not in text and "AWS_" not in text and "index" not in text.lower().replace("no_index", "")
 
 
 def test_the_image_has_no_ray_and_no_plots(engine, image):
@@ -177,7 +179,7 @@ def test_a_container_has_its_own_part_of_the_store_alone_and_writes_nowhere_else
 def test_a_step_that_exceeds_its_memory_dies_and_is_reported_as_that(engine, single):
     greedy = tiny("feddf", width=1.0, architectures=("cnn2-128-512", "cnn3-64-128-256"), batch=256, samples=250)
     name, url = single(greedy, "--memory", "420m", "--memory-swap", "420m")
-    with contextlib.closing(Http({"client-0000": Endpoint(url=url)}, SECRET, tries=1)) as http:
+    with contextlib.closing(Http({"client-0000": Endpoint(url=url)}, SIGNING, tries=1)) as http:
         ((_, outcome),) = http.attempt(KEY, greedy, None, [Step("train", 1, "client-0000")])
     assert isinstance(outcome, Failed) and "did the function end, at its memory limit?" in str(outcome)
     (said,) = json.loads(engine.docker("inspect", name).stdout)
@@ -210,8 +212,8 @@ def test_containers_die_with_their_supervisor(engine, image, tmp_path):
     started = faas("up", "--docker", "--image", image, "--clients", "1", "--folder", folder)
     assert started.returncode == 0, started.stderr
     assert len(containers(engine, folder)) == 2
-    secret = (folder / "endpoints.secret").read_text()
-    assert not any(secret in word for process in psutil.process_iter(["cmdline"])
+    key = (folder / "endpoints.key").read_text()
+    assert not any(key in word for process in psutil.process_iter(["cmdline"])
                    for word in process.info["cmdline"] or ())
     psutil.Process(int((folder / "supervisor.pid").read_text())).kill()
     deadline = time.monotonic() + 60

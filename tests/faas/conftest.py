@@ -3,11 +3,12 @@
 import functools
 
 import pytest
-from deployments import CRD, IMAGE, SECRET
+from deployments import CRD, IMAGE, SIGNING
 
 from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from functions import KEY, OTHER, Function, deployed, tiny
+from kdlib.invoke.tokens import public_of
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 
@@ -30,7 +31,7 @@ def rendered():
     @functools.cache
     def render(strategy="fedmd", profile="smoke", values=None, task="digits", **settings):
         experiment = make_experiment(task, strategy, 0.1, profile=profile, **settings)
-        return manifests(experiment, IMAGE, load_values(values), SECRET)
+        return manifests(experiment, IMAGE, load_values(values), public_of(SIGNING))
 
     return render
 

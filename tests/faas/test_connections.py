@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from faas.function.connections import HEAD, MOST
-from functions import KEY, ROOT, Function, bearer_of
+from functions import ROOT, Function, call_of, headers_of
 
 BAD = (b"", b"POST / HT", b"POST / HTTP/1.1\r\nHost: x\r\nX-Endless: ", b"\r\n")
 FUNC = (sys.executable, "-c", "from function import new; from func_python.http import serve; serve(new)")
@@ -47,8 +47,8 @@ def seconds(function):
     """The time of one call by a new connection, whose Step there is not, and its status."""
     clock = time.monotonic()
     with httpx.Client(base_url=function.url, trust_env=False, timeout=30) as client:
-        status = client.post("/", headers={"Authorization": f"Bearer {bearer_of('client-0000')}"}, json={
-            "run": KEY, "round": 1, "step": "aggregate", "subject": "client-0000"}).status_code
+        call = call_of("aggregate", 1)
+        status = client.post("/", headers=headers_of(call), content=call.body).status_code
     return time.monotonic() - clock, status
 
 
@@ -76,8 +76,8 @@ def test_a_good_call_is_answered_within_a_second_amid_bad_connections(function, 
 
 def test_a_call_in_hand_is_not_hung_up_on(function, flood):
     body = socket.create_connection(("127.0.0.1", function.port), timeout=30)
-    body.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bearer_of('client-0000')}\r\n"
-                 "Content-Length: 2\r\n\r\n".encode())
+    bearer = headers_of(call_of("aggregate", 1), body=b"[]")["Authorization"]
+    body.sendall(f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer}\r\nContent-Length: 2\r\n\r\n".encode())
     time.sleep(0.3)
     flood(2 * MOST)
     body.sendall(b"[]")

@@ -1,5 +1,6 @@
 """Projects for Knative's `func`: what they say, and their function behind func-python's server, as `func` starts it."""
 
+import json
 import signal
 import sys
 import tomllib
@@ -8,14 +9,15 @@ from importlib.metadata import version
 
 import pytest
 import yaml
-from deployments import IMAGE, SECRET
+from deployments import IMAGE, SIGNING
 
 from faas.cluster.folder import render
 from faas.cluster.func import func_yaml, write
 from faas.cluster.values import load_values
-from functions import KEY, ROOT, Function, bearer_of, deployed, tiny
+from functions import KEY, ROOT, Function, call_of, deployed, headers_of, tiny
 from kdlib.errors import KdlibError
 from kdlib.invoke.steps import Record
+from kdlib.invoke.tokens import public_of
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
 
@@ -31,7 +33,7 @@ def serve(subject, place, log, **environment):
 def deployment(folder, store='kind = "s3"\nurl = "s3://bucket/runs"'):
     (folder / "values.toml").write_text(f"[store]\n{store}\n")
     experiment = make_experiment("digits", "feddf", 1, profile="smoke")
-    return render(experiment, IMAGE, load_values(folder / "values.toml"), folder / "manifests", SECRET)
+    return render(experiment, IMAGE, load_values(folder / "values.toml"), folder / "manifests", SIGNING)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +62,10 @@ def test_health_is_func_pythons_with_our_words(client):
     ("/", None, [" " * 5000], 413), ("/other", None, {}, 404),
 ])
 def test_refusals_are_those_of_the_app(path, bearer, body, status, client):
-    headers = {"Authorization": f"Bearer {bearer or bearer_of('client-0000')}"}
-    answer = client.client.post(path, json=body, headers=headers)
+    content = json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {bearer}"} if bearer else headers_of(
+        call_of("train", int(body["round"]), body["subject"]) if "run" in body else call_of("train", 1), body=content)
+    answer = client.client.post(path, content=content, headers=headers)
     assert answer.status_code == status and answer.json()["error"]
 
 
@@ -111,7 +115,7 @@ def test_a_func_yaml_says_what_the_manifest_does(place):
             "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_ACCESS_KEY_ID": secret("store-aggregator", "AWS_ACCESS_KEY_ID"),
             "AWS_SECRET_ACCESS_KEY": secret("store-aggregator", "AWS_SECRET_ACCESS_KEY"),
-            "KDLIB_SECRETS": secret("tokens", "KDLIB_SECRETS"), "HOME": "/tmp"}.items()]},
+            "KDLIB_PUBLIC_KEYS": public_of(SIGNING), "HOME": "/tmp"}.items()]},
         "deploy": {
             "namespace": "kdlib",
             "labels": [{"key": "app.kubernetes.io/part-of", "value": "kdlib"},
@@ -122,8 +126,8 @@ def test_a_func_yaml_says_what_the_manifest_does(place):
             "healthEndpoints": {"liveness": "/health/liveness", "readiness": "/health/readiness"}}}
 
 
-def test_no_secret_is_in_a_project(place):
-    assert not [path for path in (place / "projects").rglob("*") if path.is_file() and SECRET in path.read_text()]
+def test_the_signing_key_is_in_no_project(place):
+    assert not [path for path in (place / "projects").rglob("*") if path.is_file() and SIGNING in path.read_text()]
 
 
 def test_the_package_is_what_func_builds(place):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployments import IMAGE, SECRET
+from deployments import IMAGE, SIGNING
 
 from faas.cluster import kubectl
 from faas.cluster.deployment import Deployment
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
     values.write_text(f'user = {os.getuid() or 1000}\n[store]\nkind = "volume"\nsize = "1Gi"\nnode_folder = "/store"\n'
                       f'driver = "file://{out.parent}/store"\n')
     experiment = make_experiment("digits", "fedmd", 1, profile="smoke", clients=3)
-    return render(experiment, IMAGE, load_values(values), out, SECRET).folder
+    return render(experiment, IMAGE, load_values(values), out, SIGNING).folder
 
 
 @pytest.fixture
@@ -90,14 +90,14 @@ def listed(deployment, **instead):
 
 
 def test_endpoints_are_what_the_http_invoker_reads(folder, tmp_path, monkeypatch):
-    monkeypatch.delenv("KDLIB_SECRETS", raising=False)
+    monkeypatch.delenv("KDLIB_SIGNING_KEY", raising=False)
     deployment, out = Deployment(folder), tmp_path / "endpoints.json"
-    kubectl.write_endpoints(kubectl.found(listed(deployment), deployment), deployment.secret, out)
+    kubectl.write_endpoints(kubectl.found(listed(deployment), deployment), deployment.key, out)
     invoker = Http.from_file(out)
     assert set(invoker.endpoints) == {"aggregator", "client-0000", "client-0001", "client-0002"}
     assert invoker.endpoints["client-0001"].url == "http://client-0001.kdlib.127.0.0.1.sslip.io"
-    assert (invoker.secret, invoker.store) == (SECRET, f"file://{folder.parent}/store")
-    assert SECRET not in out.read_text() and stat.S_IMODE(out.with_suffix(".secret").stat().st_mode) == 0o600
+    assert (invoker.key, invoker.store) == (SIGNING, f"file://{folder.parent}/store")
+    assert SIGNING not in out.read_text() and stat.S_IMODE(out.with_suffix(".key").stat().st_mode) == 0o600
 
 
 def test_behind_an_ingress_the_name_is_in_the_host(folder):

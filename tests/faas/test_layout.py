@@ -5,7 +5,7 @@ import os
 import subprocess
 
 import pytest
-from deployments import IMAGE, SECRET
+from deployments import IMAGE, SIGNING
 
 from faas.cluster import kubectl
 from faas.cluster.folder import render
@@ -26,7 +26,7 @@ def deployment(tmp_path):
         store = store or f'kind = "volume"\nsize = "1Gi"\nnode_folder = "/store"\ndriver = "file://{tmp_path}/store"'
         (tmp_path / "values.toml").write_text(f"user = {user}\n[store]\n{store}\n")
         experiment = make_experiment("digits", "feddf", 1, profile="smoke", clients=3, clients_per_round=3)
-        return render(experiment, IMAGE, load_values(tmp_path / "values.toml"), tmp_path / "manifests", SECRET)
+        return render(experiment, IMAGE, load_values(tmp_path / "values.toml"), tmp_path / "manifests", SIGNING)
 
     return build
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from faas.function import app
-from functions import ROOT, SECRET, Function, deployed, tiny
+from functions import ROOT, SIGNING, Function, deployed, tiny
+from kdlib.invoke.tokens import public_of
 from kdlib.store.store import Store
 
 
@@ -57,8 +58,10 @@ def test_what_lies_in_an_objects_place_blocks_no_function(plant, client, place):
 @pytest.mark.parametrize(("name", "value", "said"), [
     ("KDLIB_SUBJECT", "client-1", "KDLIB_SUBJECT is 'client-1'; allowed: aggregator, or client- and four digits"),
     ("KDLIB_STORE", "/store", "KDLIB_STORE is '/store'; allowed: a URL with {owner} in it"),
-    ("KDLIB_SECRETS", "short", "KDLIB_SECRETS holds what cannot be used"),
-    ("KDLIB_SECRETS", "", "KDLIB_SECRETS holds no secret"),
+    ("KDLIB_PUBLIC_KEYS", "short", "KDLIB_PUBLIC_KEYS holds what is no public key"),
+    ("KDLIB_PUBLIC_KEYS", SIGNING, "KDLIB_PUBLIC_KEYS holds what is no public key"),
+    ("KDLIB_PUBLIC_KEYS", ",".join([public_of(SIGNING)] * 3), "KDLIB_PUBLIC_KEYS holds what is no public key"),
+    ("KDLIB_PUBLIC_KEYS", "", "KDLIB_PUBLIC_KEYS holds no key"),
     ("PORT", "0", "PORT is '0'; allowed: 1 to 65535"),
     ("KDLIB_DEADLINE", "0", "KDLIB_DEADLINE is '0'; allowed: 1 to 604800 seconds"),
     ("KDLIB_DEADLINE", "soon", "KDLIB_DEADLINE is 'soon'; allowed: 1 to 604800 seconds"),
@@ -75,7 +78,7 @@ def test_a_cold_start_loads_only_what_a_step_needs():
             "from faas.function.app import make_app\n"
             "from faas.function.identity import from_environment\n"
             f"make_app(from_environment({{'KDLIB_SUBJECT': 'aggregator', 'KDLIB_STORE': '/{{owner}}', "
-            f"'KDLIB_SECRETS': '{SECRET}'}}))\n"
+            f"'KDLIB_PUBLIC_KEYS': '{public_of(SIGNING)}'}}))\n"
             "print('kdlib.strategies.fedmd' in sys.modules, 'kdlib.learning.networks.lstm' in sys.modules)\n"
             "print(sorted({'ray', 'matplotlib', 'pandas', 'pyarrow', 'scipy', 'sklearn', 'lightning', 'torchmetrics',"
             "'s3fs', 'filelock', 'typer'} & {name for name, module in sys.modules.items() if module}))\n"

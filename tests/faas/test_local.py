@@ -35,7 +35,7 @@ from pathlib import Path
 from faas.function.confinement import confine, libc, NEW_MOUNTS, NEW_USER
 folder, peer, reads, writes = Path(sys.argv[1]), sys.argv[2], sys.argv[3].split(","), sys.argv[4].split(",")
 victims = [str(path) for path in folder.glob("store/*client-0001/**/*.safetensors")]
-victims += [str(path) for path in folder.glob("store/aggregator/**/*.safetensors")] + [f"{folder}/endpoints.secret"]
+victims += [str(path) for path in folder.glob("store/aggregator/**/*.safetensors")] + [f"{folder}/endpoints.key"]
 own = next(folder.glob("store/private/client-0000/*/data.safetensors"))
 opened = [os.open(folder / place, os.O_RDONLY) for place in ("store", "store/private/client-0001")]
 confine(folder, reads, writes)
@@ -164,7 +164,7 @@ def test_functions_that_were_started_from_within_their_folder_have_the_view_for_
             through = Path(f"/proc/{process.pid}/cwd")
             mine = {owner for owner in folders(subject, CLIENTS[:2]) if owner.startswith("private/")}
             seen = {f"private/{path.name}" for path in (through / "store").glob("private/*")}
-            assert seen == mine and not (through / "endpoints.secret").exists(), subject
+            assert seen == mine and not (through / "endpoints.key").exists(), subject
             assert not [path for path in Path(f"/proc/{process.pid}/fd").iterdir()
                         if str(path.readlink()).startswith(f"{folder}/store")]
     finally:
@@ -181,13 +181,13 @@ def test_a_function_that_was_killed_is_there_again_at_the_same_address(federatio
     assert "client-0002 ended: killed, by its memory limit or by hand" in (local / "log/supervisor.log").read_text()
 
 
-def test_the_secret_is_for_its_owner_alone_and_stands_in_no_list_of_processes(local):
-    secret = (local / "endpoints.secret").read_text()
-    for name in ("endpoints.secret", "endpoints.json"):
+def test_the_key_is_for_its_owner_alone_and_stands_in_no_list_of_processes(local):
+    key = (local / "endpoints.key").read_text()
+    for name in ("endpoints.key", "endpoints.json"):
         assert stat.S_IMODE((local / name).stat().st_mode) == 0o600
-    assert not any(secret in word for process in psutil.process_iter(["cmdline"])
+    assert not any(key in word for process in psutil.process_iter(["cmdline"])
                    for word in process.info["cmdline"] or ())
-    assert not any(secret in path.read_text() for path in (local / "log").iterdir())
+    assert not any(key in path.read_text() for path in (local / "log").iterdir())
 
 
 def test_supervisor_and_functions_find_the_sources_that_started_them(local):

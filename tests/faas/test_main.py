@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from deployments import IMAGE, SECRET
+from deployments import IMAGE, SIGNING
 
 import forked
 from faas.__main__ import app
@@ -24,8 +24,8 @@ WALK = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)[0].splitlines()
 
 def faas(*arguments, given="", **environment):
     """Runs `python -m faas ...`; returns the finished process."""
-    hidden = {name: value for name, value in os.environ.items() if name not in ("KDLIB_SECRETS", "KDLIB_KNATIVE_CRD")}
-    return forked.run("faas", *arguments, cwd=ROOT, given=given, environment=hidden | environment)
+    others = {name: os.environ[name] for name in os.environ.keys() - {"KDLIB_SIGNING_KEY", "KDLIB_KNATIVE_CRD"}}
+    return forked.run("faas", *arguments, cwd=ROOT, given=given, environment=others | environment)
 
 
 @pytest.fixture
@@ -35,13 +35,14 @@ def experiment(tmp_path):
     return path
 
 
-def test_the_secret_of_the_environment_is_taken_and_never_shown(experiment, tmp_path):
+def test_the_key_of_the_environment_is_taken_and_never_shown(experiment, tmp_path):
     command = ("render", "--experiment", experiment, "--image", IMAGE, "--out", tmp_path / "out")
-    done = faas(*command, KDLIB_SECRETS=SECRET)
+    done = faas(*command, KDLIB_SIGNING_KEY=SIGNING)
     assert done.returncode == 0 and done.stdout.endswith("7 functions in namespace kdlib\n"), done.stderr
-    assert SECRET not in done.stdout + done.stderr
-    wrong = faas(*command, KDLIB_SECRETS="short")
-    assert wrong.returncode == 2 and "at least 32 characters" in wrong.stderr and "short" not in wrong.stderr
+    assert SIGNING not in done.stdout + done.stderr
+    wrong = faas(*command, KDLIB_SIGNING_KEY="private-short")
+    assert wrong.returncode == 2 and "KDLIB_SIGNING_KEY is no signing key" in wrong.stderr
+    assert "short" not in wrong.stderr
 
 
 @pytest.mark.parametrize(("text", "options", "words"), [

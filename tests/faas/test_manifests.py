@@ -1,6 +1,5 @@
 """What the manifests of a run say: who may touch what, how a function scales, how large it is, as whom it runs."""
 
-import base64
 import itertools
 import subprocess
 import sys
@@ -9,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from deployments import IMAGE, SECRET
+from deployments import IMAGE, SIGNING
 
 from faas.cluster.fields import quantity
 from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from kdlib.errors import KdlibError
+from kdlib.invoke.tokens import make_key, public_of
 from kdlib.settings.architectures import ZOO
 from kdlib.settings.experiment import make_experiment
 from kdlib.store.store import Store
@@ -82,20 +82,19 @@ def test_knative_alone_may_call_a_function(rendered, tmp_path):
             {"kubernetes.io/metadata.name": name} for name in names]
 
 
-def test_the_secret_is_in_the_secret_alone(rendered):
+def test_functions_have_the_public_key_and_nothing_has_the_signing_key(rendered):
     made = rendered()
-    encoded = made["10-tokens.yaml"]["data"]["KDLIB_SECRETS"]
-    assert base64.b64decode(encoded).decode() == SECRET
-    assert [name for name, manifest in made.items() if SECRET in str(manifest) or encoded in str(manifest)] == [
-        "10-tokens.yaml"]
-    assert environment(made["30-client-0001.yaml"])["KDLIB_SECRETS"] == {"name": "tokens", "key": "KDLIB_SECRETS"}
+    assert SIGNING.removeprefix("private-") not in str(made)
+    services = [manifest for name, manifest in made.items() if name.startswith("30-")]
+    assert {environment(service)["KDLIB_PUBLIC_KEYS"] for service in services} == {public_of(SIGNING)}
+    assert "KDLIB_PUBLIC_KEYS" not in str(made["ray/cluster.yaml"]), "which is asked by no token"
 
 
-def test_another_secret_makes_another_version_of_every_function():
+def test_another_key_makes_another_version_of_every_function():
     experiment, values = make_experiment("digits", "alone", 1, profile="smoke"), load_values()
-    one, other = (manifests(experiment, IMAGE, values, secret) for secret in ("a" * 32, "b" * 32))
+    one, other = (manifests(experiment, IMAGE, values, public_of(make_key())) for _ in range(2))
     changed = {name for name in one if one[name] != other[name]}
-    assert changed == {name for name in one if name.startswith("30-")} | {"10-tokens.yaml"}
+    assert changed == {name for name in one if name.startswith("30-")}
 
 
 def test_a_function_mounts_its_own_folders_and_no_others(rendered):
@@ -216,10 +215,11 @@ def test_a_claim_of_the_clusters_own_storage(rendered, tmp_path):
                                              "resources": {"requests": {"storage": "1Gi"}}}
 
 
-def test_an_image_or_a_secret_that_cannot_be():
+def test_an_image_or_a_key_that_cannot_be():
     experiment, values = make_experiment("digits", "alone", 1, profile="smoke"), load_values()
     with pytest.raises(KdlibError, match="--image: 'Kdlib:latest' is not allowed; allowed: NAME"):
-        manifests(experiment, "Kdlib:latest", values, SECRET)
-    with pytest.raises(KdlibError, match="at least 32 characters") as error:
-        manifests(experiment, IMAGE, values, "short-secret")
-    assert "short-secret" not in str(error.value)
+        manifests(experiment, "Kdlib:latest", values, public_of(SIGNING))
+    for wrong in ("public-short", SIGNING):
+        with pytest.raises(KdlibError, match="holds what is no public key; allowed: one, or two") as error:
+            manifests(experiment, IMAGE, values, wrong)
+        assert wrong not in str(error.value)

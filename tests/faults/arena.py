@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,15 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from hostile import ANSWERED, PLANTED, SPOILT, plant, restore
 from proxies import Proxy, StoreRelay
 
 from faas.cluster.access import policy
-from functions import ROOT, SECRET
+from functions import ROOT, SIGNING
 from kdlib.data import sets
 from kdlib.invoke.http import AGGREGATOR
 from kdlib.invoke.steps import Step
+from kdlib.invoke.tokens import PUBLIC_KEYS, accepted, public_of, token, verified
 from kdlib.runs.run import Run, final_bytes, load
-from kdlib.store.store import TENSORS, Store
+from kdlib.store.store import Store
 from servers import BUCKET
 
 TIMEOUT = 1.5  # seconds that the caller waits for a Step here
@@ -34,9 +37,11 @@ LONGEST = 300.0  # seconds in which a run must end
 KILLED = {"killed before its write": "before", "killed during its write": "during", "killed after its write": "after",
           "killed after its Record": "recorded"}
 LEFT_OUT = "left out"  # which changes the final bytes, and so is not one of those below
-KINDS = (*KILLED, "reply lost", "reply too late", "call doubled", "call replayed after the run", "object truncated",
-         "store away", "driver killed")
+KINDS = (*KILLED, "reply lost", "reply too late", "call doubled", "call replayed after the run", "store away",
+         "driver killed", *ANSWERED, *SPOILT)
+IN_A_FOLDER = tuple(PLANTED)
 
+LINE = re.compile(r"(Failed|Damaged|KdlibError|NotAFile|FileNotFoundError|FileExistsError): .{20,600}$")
 AT_FDCWD, EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
 
 
@@ -73,7 +78,7 @@ class Arena:
         self.proxies = {name: self._serve(name) for name in (*clients, AGGREGATOR)}
         functions = {name: {"url": proxy.url} for name, proxy in self.proxies.items()}
         (folder / "endpoints.json").write_text(json.dumps({"functions": functions, "store": self.place}))
-        (folder / "endpoints.secret").write_text(SECRET)
+        (folder / "endpoints.key").write_text(SIGNING)
 
     def close(self) -> None:
         """End all of it."""
@@ -105,6 +110,8 @@ class Arena:
                 return done[0]
             if not self.excused:
                 raise AssertionError(f"run {self.runs} ended with {self.driver_status}: {self.said()}")
+            if self.driver_status == 2 and not LINE.match(self.said()):
+                self.wrong.append((self.runs, "no clear line", self.said()))
 
     def said(self) -> str:
         """The last line of the driving process."""
@@ -136,13 +143,13 @@ class Arena:
     def _drive(self, experiment, runs, patience, inline):
         self.driver_ended.clear()
         self._tell(drive=experiment.model_dump_json(), runs=str(runs), patience=patience, timeout=TIMEOUT,
-                   endpoints=None if inline else str(self.folder / "endpoints.json"),
+                   endpoints=None if inline else str(self.folder / "endpoints.json"), invoker="inline",
                    environment=self.s3.admin if self.s3 else {}, log=str(self.folder / "driver.log"))
 
     def _serve(self, name) -> Proxy:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        environment = {"KDLIB_SUBJECT": name, "KDLIB_SECRETS": SECRET, "PORT": str(port), "HOST": "127.0.0.1",
+        environment = {"KDLIB_SUBJECT": name, PUBLIC_KEYS: public_of(SIGNING), "PORT": str(port), "HOST": "127.0.0.1",
                        "KDLIB_STORE": f"{self.place}/{{owner}}"}
         if self.s3:  # credentials of its own, and a connection of its own
             environment |= self.s3.user(f"{self.folder.name}-{name}", *policy(name, self.place)["Statement"])
@@ -159,7 +166,7 @@ class Arena:
             return forward(request)
         with self.preparing:  # a call that comes again meanwhile must not find what the fault has yet to spoil
             kind = self.plan.pop(step, None)
-            spoilt = self._truncate(step, json.loads(_body(request))["run"]) if kind == "object truncated" else None
+            spoilt = self._spoil(kind, step, json.loads(_body(request))["run"]) if kind in (*SPOILT, *PLANTED) else None
         if kind is None:
             return forward(request)
         self.struck[kind] += 1
@@ -170,15 +177,19 @@ class Arena:
                 (self.folder / f"{name}.orders").write_text(KILLED[kind])
             return self._expect(step, kind, forward(request), nothing=True)
         if kind == "call doubled":
-            with ThreadPoolExecutor(2) as calls:
-                first, second = calls.map(forward, (request, request))
-            return self._expect(step, kind, first, second)
-        if kind == "object truncated":
+            with ThreadPoolExecutor(3) as calls:  # the same one comes twice, and the driver asks once more
+                replies = list(calls.map(forward, (request, request, _signed_anew(name, request))))
+            first = next(reply for reply in replies if not _used(reply))
+            return self._expect(step, kind, first, *(reply for reply in replies if not _used(reply)))
+        if spoilt:
             reply = forward(request)
             self.seen.set()
-            if f"{spoilt} in ".encode() not in reply or b"is damaged" not in reply:
+            if reply.split()[1] != b"422" or f'"damaged":"{spoilt}"'.encode() not in reply:
                 self.wrong.append((step, kind, reply))
             return reply
+        if kind in ANSWERED:
+            self.excused = True
+            return ANSWERED[kind](forward(request))
         if kind == "store away":
             self._take_away(name)
         if kind == "driver killed":
@@ -191,7 +202,7 @@ class Arena:
         if kind == "reply too late":
             time.sleep(max(0, LATE - (time.monotonic() - began)))
         if kind == "call replayed after the run":
-            self.replays.append((step, forward, request, reply))
+            self.replays.append((step, name, request, reply))
         return reply
 
     def _expect(self, step, kind, *replies, nothing=False) -> bytes | None:
@@ -201,22 +212,27 @@ class Arena:
         return replies[0]
 
     def _replay(self, the_run):
-        """Calls that come once more when all is over: each gets its first Record, and nothing changes."""
-        for step, forward, request, reply in self.replays:
-            self._expect(step, "call replayed after the run", reply, forward(request))
+        """Calls that come once more when all is over: none gets another Record than its first; nothing changes.
+
+        Only a function that has begun anew since then takes a token for the second time.
+        """
+        for step, name, request, reply in self.replays:
+            again = self.proxies[name].forward(request)
+            asked = self.proxies[name].forward(_signed_anew(name, request))
+            self._expect(step, "call replayed after the run", reply, asked, *([] if _used(again) else [again]))
         self.replays = []
         if final_bytes(the_run, the_run.store) != the_run.result["final_bytes"]:
             self.wrong.append((self.runs, "the store changed after the run"))
 
-    def _truncate(self, step, key) -> str:
-        """Half of an object that the Step reads is lost, until the run has ended and a user has put it back."""
+    def _spoil(self, kind, step, key) -> str:
+        """An object that the Step reads is not what it was, until the run has ended and a user has put it back."""
         self.excused = True
         store, name = self._store(key), reads(step)
-        path, whole = store._path(name, TENSORS), store.content(name)
+        whole = store.content(name)
         self.seen.clear()
         # Another Step may read it, too, and end the run, before this one has.
-        self.mends.append(lambda: self.seen.wait() and store.fs.pipe_file(path, whole))
-        store.fs.pipe_file(path, whole[: len(whole) // 2])
+        self.mends.append(lambda: self.seen.wait() and restore(store, name, whole))
+        plant(kind, store, name)
         return name
 
     def _take_away(self, name):
@@ -247,6 +263,19 @@ def reads(step: Step) -> str | None:
 
 
 ARCHITECTURES = ("cnn2-128-256", "cnn3-64-128-256")
+
+
+def _signed_anew(name: str, request: bytes) -> bytes:
+    """The same request with another token of the driver's."""
+    asked = json.loads(_body(request))
+    bearer = request.partition(b"Bearer ")[2].partition(b"\r\n")[0]
+    call = verified(bearer.decode(), accepted(public_of(SIGNING)), name).call
+    assert call[:2] == (asked["run"], Step(asked["step"], asked["round"], asked["subject"]))
+    return request.replace(bearer, token(SIGNING, name, call, _body(request)).encode())
+
+
+def _used(reply: bytes | None) -> bool:
+    return bool(reply) and reply.split()[1] == b"409"
 
 
 def _body(message: bytes) -> bytes:

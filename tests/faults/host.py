@@ -3,7 +3,7 @@
 `python host.py` imports once what they need, and takes one JSON object a line on standard input:
 
     {"function": NAME, "environment": {...}, "orders": FILE, "log": FILE}  serve it, and again whenever it dies
-    {"drive": EXPERIMENT, "runs": FOLDER, "endpoints": FILE, or null: inline, "timeout": SECONDS,
+    {"drive": EXPERIMENT, "runs": FOLDER, "endpoints": FILE, or null, "invoker": NAME without one, "timeout": SECONDS,
      "patience": [DEADLINE, SHARE], or null, "environment": {...}, "log": FILE}        carry a run out, once
 
 It says, one JSON object a line, {"name": NAME or "driver", "pid": N} at each start and {..., "status": N} at each end.
@@ -30,6 +30,7 @@ from kdlib.learning import training  # noqa: F401
 from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.runs import runner
 from kdlib.runs.driver import Patience
+from kdlib.runs.invokers import make_invoker
 from kdlib.settings.experiment import from_json
 from kdlib.store import s3  # noqa: F401
 from kdlib.store.store import Store
@@ -53,7 +54,8 @@ def drive(wanted):
                               "train", "teach", "distil"), wanted["timeout"])
     try:
         if not wanted["endpoints"]:
-            runner.run(from_json(wanted["drive"]), wanted["runs"], False)
+            with make_invoker(wanted["invoker"]) as means:
+                runner.run(from_json(wanted["drive"]), wanted["runs"], False, means)
             return
         with contextlib.closing(Http.from_file(wanted["endpoints"], timeouts=timeouts, tries=20)) as http:
             runner.run(from_json(wanted["drive"]), wanted["runs"], False, http, patience=patience)

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kdlib.invoke.steps import Step
 from servers import Relay
@@ -19,10 +19,11 @@ LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 class Proxy:
     """Carries HTTP requests to a function's port, and does to some calls what `strike` says.
 
-    strike: (Step, request) -> the reply's bytes, or None to hang up; it may call `forward(request)`.
+    strike: (Step, request) -> the reply's bytes, at once or one after the other, or None to hang up; it may call
+    `forward(request)`.
     """
 
-    def __init__(self, port: int, strike: Callable[[Step, bytes], bytes | None]):
+    def __init__(self, port: int, strike: Callable[[Step, bytes], bytes | Iterable[bytes] | None]):
         self.port_behind, self.strike = port, strike
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -55,7 +56,8 @@ class Proxy:
                 reply = self.strike(Step(asked["step"], asked["round"], asked["subject"]), request)
                 if reply is None:
                     return
-                caller.sendall(reply)
+                for part in [reply] if isinstance(reply, bytes) else reply:
+                    caller.sendall(part)
 
 
 def _message(file) -> bytes | None:

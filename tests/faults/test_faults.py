@@ -9,7 +9,8 @@ from collections import Counter
 
 import pytest
 import torch
-from arena import ARCHITECTURES, DEADLINE, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
+from arena import ARCHITECTURES, DEADLINE, IN_A_FOLDER, KILLED, KINDS, LEFT_OUT, Arena, Fault, reads
+from hostile import OF_ANOTHER_ONLY, SPOILT
 
 from functions import tiny
 from kdlib.invoke.steps import Step
@@ -44,7 +45,8 @@ def undisturbed(arena):
 
 
 def test_every_run_ends_with_the_bytes_of_the_undisturbed_one(arena, undisturbed):
-    for number, (strategy, faults) in enumerate(plans(COUNT // 2, f"{SEED}/{'s3' if arena.s3 else 'folder'}")):
+    kinds = KINDS if arena.s3 else (*KINDS, *IN_A_FOLDER)
+    for number, (strategy, faults) in enumerate(plans(COUNT // 2, f"{SEED}/{'s3' if arena.s3 else 'folder'}", kinds)):
         the_run = arena.run(EXPERIMENTS[strategy], faults)
         context = f"seed {SEED}, run {number}, {strategy}: {faults}"
         assert the_run.result["final_bytes"] == undisturbed[strategy], context
@@ -66,10 +68,10 @@ def test_a_client_past_the_deadline_is_left_out_and_the_run_ends(arena, strategy
     assert torch.equal(store.get(f"public/{last:03}/{agreed}")["logits"], mean(logits))
 
 
-def plans(count: int, seed: str):
+def plans(count: int, seed: str, kinds=KINDS):
     """(strategy, its faults) of one run after the other, until there are so many; each kind about equally often."""
     rng = random.Random(seed)
-    deck = [KINDS[index % len(KINDS)] for index in range(count)]
+    deck = [kinds[index % len(kinds)] for index in range(count)]
     rng.shuffle(deck)
     while deck:
         strategy = rng.choice(sorted(EXPERIMENTS))
@@ -84,12 +86,13 @@ def plans(count: int, seed: str):
 
 
 def _can(kind, stage):
-    if kind == "object truncated":
-        return reads(stage.steps[0]) is not None
+    if kind in (*SPOILT, *IN_A_FOLDER):
+        own = reads(stage.steps[0]) is None or stage.name in ("communicate", "revisit", "evaluate")
+        return not own or (reads(stage.steps[0]) is not None and kind not in OF_ANOTHER_ONLY)
     return stage.name != "evaluate" or kind not in KILLED or KILLED[kind] == "recorded"  # which writes nothing else
 
 
 def test_the_plan_is_that_of_the_seed():
     assert list(plans(40, "0")) == list(plans(40, "0")) != list(plans(40, "1"))
-    kinds = Counter(fault.kind for _, faults in plans(110, "0") for fault in faults)
+    kinds = Counter(fault.kind for _, faults in plans(10 * len(KINDS), "0") for fault in faults)
     assert set(kinds.values()) == {10} and set(kinds) == set(KINDS)

@@ -11,7 +11,7 @@ import tracemalloc
 import pytest
 
 import made
-from functions import KEY, SECRET
+from functions import KEY, SIGNING
 from kdlib.errors import KdlibError
 from kdlib.invoke.http import Endpoint, Http
 from kdlib.invoke.steps import Step
@@ -54,7 +54,7 @@ def call():
             peer = Peer(speak)
             stack.callback(peer.listener.close)
             http = stack.enter_context(contextlib.closing(Http(
-                {"client-0000": Endpoint(url=peer.url)}, SECRET, timeouts={"train": seconds}, tries=tries)))
+                {"client-0000": Endpoint(url=peer.url)}, SIGNING, timeouts={"train": seconds}, tries=tries)))
             try:
                 return next(iter(http.run(KEY, EXPERIMENT, None, [STEP]))), peer
             except KdlibError as error:

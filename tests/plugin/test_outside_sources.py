@@ -14,9 +14,10 @@ import kdlib
 from faas.cluster.manifests import manifests
 from faas.cluster.values import load_values
 from faas.local import launch
-from functions import SECRET, Function, deployed
+from functions import SIGNING, Function, deployed
 from kdlib import registry
 from kdlib.errors import KdlibError
+from kdlib.invoke.tokens import public_of
 from kdlib.registry import NETWORKS, STRATEGIES
 from kdlib.settings.experiment import from_json
 from kdlib.source import source
@@ -162,12 +163,12 @@ def test_a_declaration_that_cannot_be_is_one_line(change, words):
 def test_an_image_is_told_the_modules_that_it_has_to_have(files, monkeypatch, tmp_path):
     monkeypatch.setattr(registry, "_allowed", {})
     made = experiment("digits")
-    place = launch.Place(tmp_path, None, made.client_names, SECRET, None, False)
+    place = launch.Place(tmp_path, None, made.client_names, SIGNING, None, False)
     (function,) = launch.functions(made.client_names, made, load_values(), 0)[:1]
 
     def told():
         command = launch.container(function, place, IMAGE)
-        (service,) = (each for name, each in manifests(made, IMAGE, load_values(), SECRET).items()
+        (service,) = (each for name, each in manifests(made, IMAGE, load_values(), public_of(SIGNING)).items()
                       if "client-0000" in name)
         (container,) = service["spec"]["template"]["spec"]["containers"]
         return command.environment.get("KDLIB_PLUGINS"), {each["name"]: each.get("value") for each in container["env"]}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import altered
-from functions import KEY, SECRET, Function, deployed, tiny
+from functions import KEY, SIGNING, Function, deployed, tiny
 from kdlib.errors import Damaged, KdlibError
 from kdlib.invoke.http import Endpoint, Failed, Http
 from kdlib.invoke.invokers import Inline
@@ -153,7 +153,7 @@ def test_a_function_names_the_damaged_object_to_its_caller(tmp_path):
     with Function("aggregator", f"file://{tmp_path}/store/{{owner}}", tmp_path / "log") as function:
         answer = function.step("aggregate", 1, "server")
         assert answer.status_code == 422 and answer.json()["damaged"] == f"{BAD}/001/logits"
-        http = Http({"aggregator": Endpoint(url=function.url)}, SECRET)
+        http = Http({"aggregator": Endpoint(url=function.url)}, SIGNING)
         ((_, outcome),) = http.attempt(KEY, experiment, store, [step])
         http.close()
     assert isinstance(outcome, Failed) and outcome.damaged == f"{BAD}/001/logits" and BAD in str(outcome)

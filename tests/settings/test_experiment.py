@@ -91,6 +91,14 @@ def test_a_strategys_own_profiles_set_only_what_it_has(strategy):
 
 
 @pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("task", ["mnist", "cifar", "shakespeare"])
+def test_narrow_is_the_papers_protocol_but_for_the_width_and_the_test_items(task, strategy):
+    narrow, paper = (make_experiment(task, strategy, profile=profile) for profile in ("narrow", "paper"))
+    others = {"width": 0.25 if task == "shakespeare" else 0.125, "test_items": 2000}
+    assert narrow == paper.model_copy(update=others) != paper
+
+
+@pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_suits_every_strategy(profile, strategy):
     experiment = make_experiment("digits", strategy, 0.1, seed=3, profile=profile)
@@ -222,7 +230,7 @@ def test_strategy_and_classes_decide_the_key_and_words_do_not():
 @pytest.mark.parametrize(("settings", "says"), [
     ({"strategy": "fedmx"}, r"unknown strategy 'fedmx' \(did you mean fedmd\?\); allowed: alone, fedavg, feddf, "
                               r"fedmd; or one of your own as package.module:NAME, or registered by a file: `--plugin "),
-    ({"profile": "smok"}, r"unknown profile 'smok' \(did you mean smoke\?\); allowed: paper, laptop, smoke"),
+    ({"profile": "smok"}, r"unknown profile 'smok' \(did you mean smoke\?\); allowed: paper, narrow, laptop, smoke"),
     ({"clinets": 3}, r"unknown setting 'clinets' for fedmd \(did you mean clients\?\); allowed: alignment, .*width"),
     ({"strategy": "alone", "kl": "reverse"}, "unknown setting 'kl' for alone"),
     ({"strategy": "feddf", "kl": "backward"}, "kl: .*'forward' or 'reverse', not 'backward'"),

@@ -41,7 +41,7 @@ def bench_scale(pairs: int, quick: bool) -> Bench:
         facts |= {f"{name}: {fact}": value for fact, value in found.items()}
     least = min(each.values())
     bench = finish("scale", max(each.values()) / least, {name: value / least for name, value in each.items()},
-                   seconds, 1)
+                   seconds, 1, facts=facts)
     bench.notes = ["FedMD, the first round, after transfer; width 1/16, 5 images a client, one process, one thread"]
     return bench
 
