@@ -50,7 +50,7 @@ test-lowest:
 test-long: .venv/installed
 	$(TESTS) $(LONG)
 
-# KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; minutes for the default of 200.
+# KDLIB_FAULTS says how many faults, KDLIB_FAULT_SEED which; four minutes for the default of 120.
 test-faults: .venv/installed
 	$(TESTS) tests/faults -s
 

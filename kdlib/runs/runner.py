@@ -25,7 +25,7 @@ from kdlib.runs.absences import left_out
 from kdlib.runs.driver import Patience, Watch, drive
 from kdlib.runs.invokers import NAMES, make_invoker
 from kdlib.runs.journal import write_whole
-from kdlib.runs.run import Run, accuracy_by_architecture, below, busy_seconds, final_bytes
+from kdlib.runs.run import Run, accuracy_by_architecture, below, busy_seconds, final_bytes, load
 from kdlib.settings.experiment import Experiment
 from kdlib.store import names
 from kdlib.store.store import Store, absolute
@@ -59,7 +59,9 @@ def run(experiment: Experiment, runs: str | Path = "runs", progress: bool = True
     folder = runs / key
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if not folder.exists():
+        if folder.exists():
+            _expect_whole(load(folder), experiment)
+        else:
             _create(folder, experiment, drawn, store or (invoker.store if invoker else None))
         the_run = Run(folder, experiment)
         if the_run.result is None:
@@ -135,6 +137,15 @@ def _create(folder: Path, experiment: Experiment, drawn: sets.RunData, store: st
         (place / "machine.json").write_text(json.dumps(machine(), indent=2))
         (place / "data.json").write_text(json.dumps({"notes": drawn.notes, "unknown": drawn.unknown}, indent=2))
         place.rename(folder)
+
+
+def _expect_whole(found: Run, experiment: Experiment) -> None:
+    """Raises KdlibError where somebody wrote in the folder of a run that is to go on, or removed what it began with."""
+    if found.experiment.fingerprint() != experiment.fingerprint():
+        raise KdlibError(f"{found.folder / 'experiment.json'} is not the experiment of run {found.key}; allowed: as it "
+                         "was, or the folder gone, and the run begins anew")
+    if found.result is None:  # else it is read when somebody asks for it
+        _ = found.data, found.partition
 
 
 def _finish(the_run: Run) -> None:

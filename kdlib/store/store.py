@@ -126,8 +126,8 @@ class Store:
             raise self._damaged(name, NO_FILE) from error
 
     def content(self, name: str) -> bytes:
-        """The bytes of the object that `names` calls `name`, as they lie, for hashing."""
-        return self._read(*_kind(name))
+        """The bytes of the object that `names` calls `name`, for hashing. Raises Missing and Damaged."""
+        return self._read_sealed(*_kind(name), LARGEST)
 
     def _path(self, name: str, suffix: str) -> str:
         if not NAME.fullmatch(name):

@@ -1,6 +1,6 @@
 """Faults, counted and repeatable by seed: every run ends, and ends with the bytes of the undisturbed one.
 
-KDLIB_FAULTS says how many (200), KDLIB_FAULT_SEED which.
+KDLIB_FAULTS says how many (120), KDLIB_FAULT_SEED which.
 """
 
 import os
@@ -17,7 +17,7 @@ from kdlib.invoke.steps import Step
 from kdlib.invoke.strategy import everybody, strategy_of
 from kdlib.learning.client import mean
 
-COUNT = int(os.environ.get("KDLIB_FAULTS", "200"))
+COUNT = int(os.environ.get("KDLIB_FAULTS", "120"))
 SEED = int(os.environ.get("KDLIB_FAULT_SEED", "0"))
 A_RUN = 5  # faults of a run at most
 EXPERIMENTS = {strategy: tiny(strategy, clients=3, architectures=ARCHITECTURES,

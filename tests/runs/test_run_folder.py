@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 import altered
-from kdlib.errors import KdlibError, Missing
+from kdlib.errors import Damaged, KdlibError, Missing
 from kdlib.reports.figures.tables import complete
 from kdlib.reports.summary import summary
 from kdlib.runs import archive, run, runner
@@ -234,3 +234,29 @@ def test_what_clients_agreed_on_in_an_early_round_is_part_of_a_complete_run(smok
     with pytest.raises(Missing, match="public/001/consensus is not in"):
         smoke("fedmd", **settings)
     assert seen
+
+
+def test_a_run_of_which_an_object_was_spoilt_is_not_complete(made):
+    path = unfinished(made).folder / "store/client-0001/002/weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff\x00")
+    with pytest.raises(Damaged, match=r"client-0001/002/weights in .* is damaged: its checksum is wrong"):
+        runner.run(made.experiment, made.folder.parent, progress=False)
+    assert not (made.folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"task": "digits"}', None, "another"])
+def test_a_run_whose_experiment_is_not_what_it_was_does_not_go_on(content, made):
+    path = unfinished(made).folder / "experiment.json"
+    if content == "another":
+        content = made.experiment.model_copy(update={"learning_rate": 0.5}).model_dump_json()
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(KdlibError, match=r"experiment\.json"):
+        runner.run(made.experiment, made.folder.parent, progress=False)
+    assert not (made.folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("name", ["partition.parquet", "data.json", "machine.json"])
+def test_a_run_goes_on_only_in_a_folder_that_can_be_read(name, made):
+    (unfinished(made).folder / name).write_text("junk")
+    with pytest.raises(KdlibError, match=name):
+        runner.run(made.experiment, made.folder.parent, progress=False)
