@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kdlib.invoke.tokens import public_of
 from without import plain
 
 ROOT = Path(__file__).parents[1]
@@ -102,6 +103,7 @@ NEEDS = [
     ("ray", "ray", "kdlib", ("bench", "train", "--quick")),
     ("tenacity", "functions", "kdlib", (*RUN, "--invoker", "http", "--endpoints", "endpoints.json")),
     ("jwt", "functions", "faas", ("up", "--clients", "1")),
+    ("cryptography", "functions", "faas", ("up", "--clients", "1")),
     ("yaml", "functions", "faas", ("deploy", "manifests")),
     ("jsonschema", "functions", "faas", RENDER),
     ("uvicorn", "functions", "faas.function.server", ()),
@@ -122,7 +124,7 @@ def test_what_is_missing_is_one_line_with_the_command(module, extra, program, wo
     crd = tmp_path / "crd.yaml"
     crd.write_text("a: file that is never read")
     done = run([module], program, *words, cwd=tmp_path, KDLIB_KNATIVE_CRD=str(crd), KDLIB_SIGNING_KEY=SIGNING,
-               KDLIB_SUBJECT="aggregator", KDLIB_STORE="file:///nowhere/{owner}")
+               KDLIB_PUBLIC_KEYS=public_of(SIGNING), KDLIB_SUBJECT="aggregator", KDLIB_STORE="file:///nowhere/{owner}")
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and f"pip install 'kdlib[{extra}]'" in done.stderr, done.stderr
     left = {path.name for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"}

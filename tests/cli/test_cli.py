@@ -42,7 +42,7 @@ def refused(process, *words):
     (["--strategy", "feddf", "--set", "clients_per_round=2"], ["clients_per_round", "2", "allowed"]),
     (["--strategy", "feddf", "--set", "selection=fastest"], ["selection", "behaviour", "fastest"]),
     (["--strategy", "feddf", "--set", 'slow={"share":2,"factor":5}'], ["slow.share", "1", "2"]),
-    (["--strategy", "fedmd", "--profile", "desktop"], ["desktop", "paper, laptop, smoke"]),
+    (["--strategy", "fedmd", "--profile", "desktop"], ["desktop", "paper, narrow, laptop, smoke"]),
     (["--strategy", "fedmd", "--task", "mnits"], ["mnits", "digits, mnist", ".toml"]),
     (["--strategy", "fedmd", "--task", "absent.toml"], ["absent.toml", "No such file"]),
     (["--strategy", "fedmd", "--seed", "x"], ["--seed", "integer"]),
