@@ -2,12 +2,12 @@
 
 A function is told who it is and where its store lies by its environment alone:
 
-    KDLIB_SUBJECT   client-0000 ..., or aggregator: whose Steps it carries out, and the audience of its tokens
-    KDLIB_STORE     URL of a store without the run's key, such as file:///store/{owner} or s3://bucket/runs/{owner}
-    KDLIB_PUBLIC_KEYS   of the tokens, see kdlib.invoke.tokens
-    KDLIB_PLUGINS   files and modules with strategies and networks from outside, if any, see kdlib.registry
-    AWS_*           its own credentials, endpoint and region where the store is in S3
-    PORT            where it listens; Knative sets it
+    KDLIB_SUBJECT       client-0000 ..., or aggregator: whose Steps it carries out, and the audience of its tokens
+    KDLIB_STORE         URL of a store without the run's key, such as file:///store/{owner} or s3://bucket/runs/{owner}
+    KDLIB_PUBLIC_KEYS   that calls' tokens are checked by, see kdlib.invoke.tokens
+    KDLIB_PLUGINS       files and modules with strategies and networks from outside, if any, see kdlib.registry
+    AWS_*               its own credentials, endpoint and region where the store is in S3
+    PORT                where it listens; Knative sets it
 
 An object of a run lies at KDLIB_STORE/KEY/NAME, `{owner}` being the owner: private/client-0000 (a client's data),
 client-0000 (what it writes), public, or aggregator. Mounts and policies are made of what this module says, so that the

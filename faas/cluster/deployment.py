@@ -7,7 +7,7 @@ import yaml
 
 from faas.cluster.validation import check
 from kdlib.errors import KdlibError
-from kdlib.invoke.tokens import signing_key
+from kdlib.invoke.tokens import read_key
 
 LABELS = {"app.kubernetes.io/part-of": "kdlib"}  # on everything
 STORE_NOTE = "kdlib/store"  # annotation of the namespace: the store's URL for the driving process
@@ -35,7 +35,7 @@ class Deployment:
         metadata = self.manifests[NAMESPACE_FILE]["metadata"]
         self.namespace: str = metadata["name"]
         self.store: str | None = metadata.get("annotations", {}).get(STORE_NOTE)
-        self.key = read_key(self.folder)
+        self.key = key_of(self.folder)
         services = [manifest for manifest in self.manifests.values() if manifest["kind"] == "Service"]
         self.services: dict[str, Any] = {service["metadata"]["name"]: service for service in services}
         self.functions: list[str] = list(self.services)
@@ -51,11 +51,11 @@ def read_manifest(path: Path) -> Any:
         raise KdlibError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
-def read_key(folder: Path) -> str:
+def key_of(folder: Path) -> str:
     """The key that signs the calls' tokens. Raises KdlibError, which does not show it, where the folder has none."""
     try:
-        return signing_key((folder / KEY_FILE).read_text())
-    except (OSError, UnicodeDecodeError, KdlibError) as error:
+        return read_key(folder / KEY_FILE)
+    except (OSError, KdlibError) as error:
         raise KdlibError(f"{folder / KEY_FILE} is no signing key; allowed: as `render` wrote it") from error
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from faas.cluster.deployment import KEY_FILE, LABELS, NAMESPACE_FILE, Deployment, read_key, read_manifest
+from faas.cluster.deployment import KEY_FILE, LABELS, NAMESPACE_FILE, Deployment, key_of, read_manifest
 from faas.cluster.manifests import manifests
 from faas.cluster.validation import check
 from faas.cluster.values import Values
 from kdlib.errors import KdlibError
-from kdlib.invoke.tokens import make_key, public_of
+from kdlib.invoke.tokens import make_key, public_of, signing_key
 from kdlib.settings.experiment import Experiment
 
 
@@ -31,7 +31,7 @@ def render(experiment: Experiment, image: str, values: Values, out: str | Path, 
     earlier = _earlier_key(out)
     if rotate and not earlier:
         raise KdlibError(f"--rotate: {out} has no earlier key; allowed: without it the first time")
-    own = key or (None if rotate else earlier) or make_key()
+    own = signing_key(key) if key else (None if rotate else earlier) or make_key()
     accepted = dict.fromkeys(public_of(one) for one in (own, earlier if rotate else None) if one)
     made = manifests(experiment, image, values, ",".join(accepted))
     for name, manifest in made.items():
@@ -65,5 +65,5 @@ def _earlier_key(out: Path) -> str | None:
         return None
     with contextlib.suppress(KdlibError, OSError, KeyError, TypeError):
         if read_manifest(out / NAMESPACE_FILE)["metadata"]["labels"] == LABELS:
-            return read_key(out)
+            return key_of(out)
     raise KdlibError(f"{out} is not what `render` wrote; allowed: a new folder, or one that it wrote")

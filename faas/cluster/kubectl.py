@@ -76,7 +76,7 @@ def found(listed: dict, deployment: Deployment, ingress: str | None = None) -> "
 
 
 def write_endpoints(there: "Endpoints", key: str, out: Path) -> None:
-    """The endpoints file, and beside it the key for whoever may read the file."""
+    """Write the endpoints file, and beside it the signing key; nobody but their owner can read either."""
     for path, text in ((out.with_suffix(".key"), key), (out, there.model_dump_json(indent=2, exclude_none=True))):
         beside = path.with_name(f".{path.name}.part")
         beside.unlink(missing_ok=True)

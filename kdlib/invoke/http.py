@@ -18,22 +18,24 @@ import tenacity
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.errors import KdlibError
+from kdlib.files import content
 from kdlib.invoke.answers import ask
 from kdlib.invoke.invokers import Base, Outcome
 from kdlib.invoke.metrics import expect_record
 from kdlib.invoke.steps import Record, Step
 from kdlib.invoke.strategy import strategy_of
-from kdlib.invoke.tokens import AGGREGATOR, SIGNING_KEY, Call, signing_key, token
+from kdlib.invoke.tokens import AGGREGATOR, SIGNING_KEY, Call, read_key, signing_key, token
 from kdlib.settings.experiment import Experiment
 from kdlib.store.store import Store
 from kdlib.toml import one_line
 
+LARGEST = 64 * 2**20  # bytes of an endpoints file; a function takes about a hundred
 CONNECT = 5.0
 KEPT_OPEN = 2.0  # seconds of an idle connection: less than a function keeps it, or a call is sent into a closing one
 
 TRIES = 8  # of a Step: with the waits below, about 20 seconds of an unreachable function or store
 WAIT = tenacity.wait_exponential_jitter(multiplier=0.2, max=5.0, jitter=0.2)
-# Its token arrived before, too busy, not there yet, or too late; a Step may be asked for twice.
+# The token came twice, too busy, not there yet, too late. A Step may be asked for again, with a new token.
 PASSING = {409, 429, 502, 503, 504}
 
 URL = Annotated[str, Field(pattern=r"^https?://[^/?#\s]+/?$")]
@@ -75,7 +77,7 @@ class Http(Base):
     endpoints: function -> Endpoint; key: signs a token for each call; concurrency: calls at a time at most;
     timeouts: seconds by step name, over what the strategy declares; tries: of one Step, with growing waits in between;
     store: URL below which the functions look for a run's objects.
-    What may pass is tried again: a lost or refused connection, no whole answer in time, 429, 502, 503, 504. A function
+    What may pass is tried again: a lost or refused connection, no whole answer in time, and PASSING. A function
     carries a Step out once, whatever the number of calls, and answers the first Record to each. How much of an answer
     is read, says kdlib.invoke.answers.
     """
@@ -100,8 +102,8 @@ class Http(Base):
         path = Path(path)
         beside = path.with_suffix(".key")
         try:
-            there = Endpoints.model_validate_json(path.read_bytes())
-            key = os.environ.get(SIGNING_KEY) or (beside.read_text() if beside.exists() else "")
+            there = Endpoints.model_validate_json(content(path, LARGEST))
+            key = os.environ.get(SIGNING_KEY) or (read_key(beside) if beside.exists() else "")
         except OSError as error:
             raise KdlibError(f"cannot read {error.filename}: {error.strerror}; `python -m faas up` or `endpoints` "
                              "writes the endpoints file") from error
@@ -211,10 +213,11 @@ class Http(Base):
     async def _post(self, key: str, experiment: Experiment, step: Step, seconds: float, request: str) -> Record:
         function = self._function(step)
         call = Call(key, step, experiment.fingerprint())
-        headers = {"Authorization": f"Bearer {token(self.key, function, call)}", "X-Request-Id": request}
-        if host := self.endpoints[function].host:
-            headers["Host"] = host
         async with self._place(function) as url:
+            # Signed only now: to wait for a place may take longer than a token lives.
+            headers = {"Authorization": f"Bearer {token(self.key, function, call)}", "X-Request-Id": request}
+            if host := self.endpoints[function].host:
+                headers["Host"] = host
             try:
                 async with asyncio.timeout(seconds):  # httpx's own begins anew with every byte
                     answer = await ask(self._client, url, headers, call.body,

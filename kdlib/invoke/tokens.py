@@ -10,12 +10,14 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from kdlib.errors import KdlibError
+from kdlib.files import content
 from kdlib.invoke.steps import Step
 
 AGGREGATOR = "aggregator"  # the function that serves the server and every architecture; others are named like clients
@@ -51,11 +53,16 @@ def public_of(key: str) -> str:
     return PUBLIC + _text(_private(key).public_key().public_bytes_raw())
 
 
-def signing_key(text: str | None) -> str:
-    """`text` without blanks around it. Raises KdlibError, which does not show it, where it is no signing key."""
+def signing_key(text: str | None, source: object = SIGNING_KEY) -> str:
+    """`text` without blanks around it. Raises KdlibError, which names `source` alone, where it is no signing key."""
     key = (text or "").strip()
-    _private(key)
+    _private(key, source)
     return key
+
+
+def read_key(path: Path) -> str:
+    """The signing key in the file. Raises KdlibError, which does not show it, where it holds none, and OSError."""
+    return signing_key(content(path, LONGEST).decode("ascii", "replace"), path)
 
 
 def accepted(text: str | None) -> tuple[Ed25519PublicKey, ...]:
@@ -92,10 +99,10 @@ def token(key: str, function: str, call: Call, body: bytes | None = None, second
 
     key: the signing key; body: what is sent, where it is not `call.body`.
     """
-    now, content = int(time.time()), call.body if body is None else body
+    now, sent = int(time.time()), call.body if body is None else body
     claims = {"aud": function, "jti": uuid.uuid4().hex, "iat": now, "exp": now + seconds,
               "run": call.run, "round": call.step.round, "step": call.step.name, "subject": call.step.subject,
-              "experiment": call.experiment, "body": hashlib.sha256(content).hexdigest()}
+              "experiment": call.experiment, "body": hashlib.sha256(sent).hexdigest()}
     return jwt.encode(claims, _private(key), algorithm=ALGORITHM)
 
 
@@ -160,19 +167,19 @@ class Spent:
         return len(self._until)
 
 
-def _claims(claims: Mapping[str, object]) -> Claims:
+def _claims(claims: Mapping[str, Any]) -> Claims:
     run, round_, step, subject = (claims.get(name) for name in ("run", "round", "step", "subject"))
     experiment, body, id_ = (claims.get(name) for name in ("experiment", "body", "jti"))
     if not (isinstance(run, str) and type(round_) is int and isinstance(step, str) and isinstance(subject, str)
             and isinstance(experiment, str | None) and isinstance(body, str) and isinstance(id_, str)):
         raise Unauthorised("the token does not say for which call it is")
-    return Claims(Call(run, Step(step, round_, subject), experiment), body, id_, float(str(claims["exp"])) + LEEWAY)
+    return Claims(Call(run, Step(step, round_, subject), experiment), body, id_, float(claims["exp"]) + LEEWAY)
 
 
-def _private(text: str) -> Ed25519PrivateKey:
+def _private(text: str, source: object = SIGNING_KEY) -> Ed25519PrivateKey:
     if (found := _bytes(text, PRIVATE)) is None:
-        raise KdlibError(f"{SIGNING_KEY} is {'not set' if not text else 'no signing key'}; allowed: {PRIVATE} and 43 "
-                         "characters, as `python -m faas up` and `endpoints` write it beside the endpoints file")
+        raise KdlibError(f"{source} is {'no signing key' if text else 'empty or not there'}; allowed: {PRIVATE} and 43 "
+                         "characters, as `python -m faas up` and `endpoints` write them beside the endpoints file")
     return Ed25519PrivateKey.from_private_bytes(found)
 
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from functions import KEY, OTHER, ROOT, SIGNING, Function, call_of, headers_of, tiny
 from kdlib.errors import KdlibError
+from kdlib.invoke.http import Http
 from kdlib.invoke.steps import Step
 from kdlib.invoke.tokens import (
     LEEWAY,
@@ -174,4 +175,24 @@ def test_a_driver_that_has_no_key_says_so(tmp_path):
     hidden = {name: value for name, value in os.environ.items() if name != "KDLIB_SIGNING_KEY"}
     done = subprocess.run([sys.executable, "-c", code, tmp_path / "endpoints.json"], capture_output=True, text=True,
                           env=hidden | {"PYTHONPATH": str(ROOT)})
-    assert "KDLIB_SIGNING_KEY is not set; allowed: private- and 43 characters" in done.stderr.splitlines()[-1]
+    assert "KDLIB_SIGNING_KEY is empty or not there; allowed: private- and 43" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"x", b"private-", SIGNING.encode() + b"\n" * 5000, b""])
+def test_a_key_file_that_holds_none_is_one_line_that_names_it(content, tmp_path, monkeypatch):
+    monkeypatch.delenv("KDLIB_SIGNING_KEY", raising=False)
+    (tmp_path / "endpoints.json").write_text('{"functions": {"client-0000": {"url": "http://127.0.0.1:1"}}}')
+    (tmp_path / "endpoints.key").write_bytes(content)
+    with pytest.raises(KdlibError, match=r"endpoints\.key") as error:
+        Http.from_file(tmp_path / "endpoints.json")
+    assert "\n" not in str(error.value) and SIGNING not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["endpoints.json", "endpoints.key"])
+def test_a_pipe_or_a_device_in_their_place_is_not_waited_for(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("KDLIB_SIGNING_KEY", raising=False)
+    (tmp_path / "endpoints.json").write_text('{"functions": {}}')
+    (tmp_path / name).unlink(missing_ok=True)
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(KdlibError, match="is a pipe or a device; allowed: a file"):
+        Http.from_file(tmp_path / "endpoints.json")

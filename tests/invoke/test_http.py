@@ -15,6 +15,7 @@ from functions import KEY, SIGNING
 from kdlib.errors import KdlibError
 from kdlib.invoke.http import Endpoint, Http
 from kdlib.invoke.steps import Step
+from kdlib.invoke.tokens import accepted, public_of, verified
 from kdlib.settings.experiment import make_experiment
 
 STEP = Step("train", 1, "client-0000")
@@ -96,6 +97,34 @@ def test_a_record_is_taken_and_nothing_compressed_asked_for(call):
     assert b"accept-encoding: identity\r\n" in peer.requests[0].lower()
     sent = json.loads(peer.requests[0].partition(b"\r\n\r\n")[2])
     assert (sent["run"], sent["round"], sent["step"], sent["subject"]) == (KEY, 1, "train", "client-0000")
+
+
+def token_of(request):
+    """What the request's token says."""
+    return verified(request.partition(b"Bearer ")[2].partition(b"\r\n")[0].decode(), accepted(public_of(SIGNING)),
+                    "client-0000")
+
+
+def test_a_token_that_came_twice_is_followed_by_another(call):
+    replies = [whole(b'{"error": "the token was used before"}', 409), whole(RECORD.encode())]
+    record, peer = call(lambda connection: replies.pop(0)(connection), tries=2)
+    assert record.subject == "client-0000"
+    first, second = map(token_of, peer.requests)
+    assert first.call == second.call and first.id != second.id
+
+
+def test_a_token_is_signed_when_its_call_is_sent_not_while_it_waits_for_a_place():
+    def slow(connection):
+        time.sleep(1.2)
+        whole(RECORD.encode())(connection)
+
+    peer = Peer(slow)
+    there = {"client-0000": Endpoint(url=peer.url, others=(peer.url,))}  # two places
+    with contextlib.closing(Http(there, SIGNING, timeouts={"train": 10})) as http:
+        list(http.attempt(KEY, EXPERIMENT, None, [STEP] * 3))
+    peer.listener.close()
+    ends = sorted(token_of(request).until for request in peer.requests)
+    assert len(ends) == 3 and ends[2] - ends[0] >= 1  # whole seconds
 
 
 @pytest.mark.parametrize("start", [head(length=1000), head(), b"HTTP/1.1 200 ", head(503, 1000),
